@@ -1,0 +1,145 @@
+"""Membership inference: was this image in the training set? Scores, audits and controls.
+
+A score is higher for a likelier member. Models are scored in eval mode, on images as they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import log_softmax
+from scipy.stats import rankdata
+
+from kr_utils import metrics
+
+ATTACKS = ("loss", "confidence", "entropy")
+TITLES = {"loss": "loss", "confidence": "top confidence", "entropy": "modified entropy"}
+MIN_PER_CLASS = 10  # below this a class borrows the common threshold
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Per-image membership scores of logits [N, K] with true labels [N].
+
+    loss : minus the cross-entropy (Yeom et al. 2018)
+    confidence : the largest class probability, which needs no label (Salem et al. 2019)
+    entropy : minus the modified entropy (Song & Mittal 2021, eq. 8), small where the model is both
+        certain and right
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    log_p = log_softmax(logits, axis=1)
+    p = np.exp(log_p)
+    rows, labels, top = np.arange(len(labels)), np.asarray(labels), p.argmax(1)
+    # 1 - p of the top class is summed from the others: the difference would round to zero.
+    others = p.copy()
+    others[rows, top] = 0
+    rest = 1 - p
+    rest[rows, top] = others.sum(1)
+    terms = p * np.log(np.maximum(rest, 1e-300))
+    modified = -rest[rows, labels] * log_p[rows, labels] - (terms.sum(1) - terms[rows, labels])
+    return {"loss": log_p[rows, labels], "confidence": log_p.max(1), "entropy": -modified}
+
+
+def per_class_offsets(
+    members: np.ndarray,
+    non_members: np.ndarray,
+    member_labels: np.ndarray,
+    other_labels: np.ndarray,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores minus their class's threshold, which was fitted on the other half of the images.
+
+    Song & Mittal's per-class thresholds. The attacker knows one half of the memberships and attacks the
+    other, then the halves swap roles; no image takes part in choosing its own threshold.
+
+    Returns
+    -------
+    members, non_members : shifted scores, positive where the attack says "member"
+    """
+    rng = np.random.default_rng(seed)
+    fold_m, fold_n = rng.permutation(len(members)) % 2, rng.permutation(len(non_members)) % 2
+    out_m, out_n = np.array(members, dtype=float), np.array(non_members, dtype=float)
+    for fold in (0, 1):
+        known_m, known_n = fold_m != fold, fold_n != fold
+        common = best_threshold(members[known_m], non_members[known_n])
+        for k in np.union1d(member_labels, other_labels):
+            in_m, in_n = member_labels == k, other_labels == k
+            a, b = members[known_m & in_m], non_members[known_n & in_n]
+            threshold = best_threshold(a, b) if min(len(a), len(b)) >= MIN_PER_CLASS else common
+            out_m[~known_m & in_m] -= threshold
+            out_n[~known_n & in_n] -= threshold
+    return out_m, out_n
+
+
+def best_threshold(members: np.ndarray, non_members: np.ndarray) -> float:
+    """The score threshold with the largest TPR - FPR on these images."""
+    levels = np.unique(np.concatenate([members, non_members]))
+    gain = metrics.share_at_least(members, levels) - metrics.share_at_least(non_members, levels)
+    return float(levels[gain.argmax()])
+
+
+def attack(
+    member_logits: np.ndarray,
+    member_labels: np.ndarray,
+    other_logits: np.ndarray,
+    other_labels: np.ndarray,
+    seed: int = 0,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each attack, the scores of members and of non-members, ready for `audit` and ROC curves."""
+    inside, outside = scores(member_logits, member_labels), scores(other_logits, other_labels)
+    out = {name: (inside[name], outside[name]) for name in ("loss", "confidence")}
+    out["entropy"] = per_class_offsets(inside["entropy"], outside["entropy"], member_labels, other_labels, seed)
+    return out
+
+
+def audit(scored: dict[str, tuple[np.ndarray, np.ndarray]], seed: int = 0, draws: int = 1000) -> dict[str, dict]:
+    """Metrics of each attack: auc, auc_low, auc_high, advantage, tpr_at_1pct_fpr, tpr_at_01pct_fpr.
+
+    A rate that the number of non-members cannot carry is None ("not estimable").
+    """
+    rows = {}
+    for name, (members, non_members) in scored.items():
+        low, high = metrics.bootstrap_auc(members, non_members, seed, draws)
+        rows[name] = {
+            "auc": metrics.attack_auc(members, non_members),
+            "auc_low": low,
+            "auc_high": high,
+            "advantage": metrics.advantage(members, non_members, seed),
+            "tpr_at_1pct_fpr": metrics.tpr_at_fpr(members, non_members, 0.01),
+            "tpr_at_01pct_fpr": metrics.tpr_at_fpr(members, non_members, 0.001),
+            "members": len(members),
+            "non_members": len(non_members),
+        }
+    return rows
+
+
+def auc_difference(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], seed: int = 0, draws: int = 500
+) -> dict:
+    """AUC of `first` minus AUC of `second` with a paired bootstrap over the same images."""
+    rng = np.random.default_rng(seed)
+    m, n = len(first[0]), len(first[1])
+    differences = []
+    for _ in range(draws):
+        i, j = rng.integers(m, size=m), rng.integers(n, size=n)
+        differences.append(_rank_auc(first[0][i], first[1][j]) - _rank_auc(second[0][i], second[1][j]))
+    low, high = np.quantile(differences, [0.025, 0.975])
+    value = metrics.attack_auc(*first) - metrics.attack_auc(*second)
+    return {"difference": float(value), "low": float(low), "high": float(high)}
+
+
+def _rank_auc(members: np.ndarray, non_members: np.ndarray) -> float:
+    """Mann-Whitney form of the AUC, without scikit-learn's checks: for the inside of a loop."""
+    ranks = rankdata(np.concatenate([members, non_members]))
+    m, n = len(members), len(non_members)
+    return (ranks[:m].sum() - m * (m + 1) / 2) / (m * n)
+
+
+def negative_control(members: np.ndarray, non_members: np.ndarray, seed: int = 0, draws: int = 200) -> dict:
+    """AUC of an attack on shuffled membership: mean, and the range of 95 % of the shuffles, around 0.5."""
+    rng = np.random.default_rng(seed)
+    pool, m = np.concatenate([members, non_members]), len(members)
+    aucs = []
+    for _ in range(draws):
+        pool = rng.permutation(pool)
+        aucs.append(_rank_auc(pool[:m], pool[m:]))
+    low, high = np.quantile(aucs, [0.025, 0.975])
+    return {"auc": float(np.mean(aucs)), "auc_low": float(low), "auc_high": float(high)}

@@ -1,0 +1,260 @@
+"""The classifier of every role (Teacher, real baseline, Student): a CIFAR-stem ResNet and its training loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kr_utils.data import Info, Split
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut (He et al. 2016, CIFAR variant, projection shortcut)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x), inplace=True)
+
+
+class ResNet(nn.Module):
+    """ResNet-(6n+2) for small images: three stages of n blocks, widths w, 2w, 4w.
+
+    Parameters
+    ----------
+    classes, channels : sizes of output and input
+    width : channels of the first stage (16 in the original ResNet-20, 64 in GaFi)
+    depth : 6n + 2, so 8, 14, 20, ...
+    """
+
+    def __init__(self, classes: int, channels: int, width: int = 16, depth: int = 20):
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth is {depth}; a CIFAR ResNet has 6n + 2 layers: 8, 14, 20, ...")
+        self.config = {"classes": classes, "channels": channels, "width": width, "depth": depth}
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        inputs = width
+        for stage in range(3):
+            for block in range((depth - 2) // 6):
+                outputs = width * 2**stage
+                layers.append(Block(inputs, outputs, 2 if stage > 0 and block == 0 else 1))
+                inputs = outputs
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, K] of images float [N, C, H, W] as `normalise` makes them."""
+        return self.head(self.features(x).mean((2, 3)))
+
+
+def build(classes: int, channels: int, width: int, depth: int, seed: int) -> ResNet:
+    """A freshly initialised ResNet; the same seed gives the same weights, the global state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ResNet(classes, channels, width, depth)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 [N, C, H, W] -> float in [-1, 1]."""
+    return images.float().div_(127.5).sub_(1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Label-keeping changes, drawn anew for every image of a batch.
+
+    shift : largest translation in pixels (pad-and-crop); hflip, vflip : mirror with probability 1/2;
+    erase : probability of one grey rectangle of 2 % to 25 % of the area (random erasing, Zhong et al. 2020)
+    """
+
+    shift: int = 0
+    hflip: bool = False
+    vflip: bool = False
+    erase: float = 0.0
+
+    @classmethod
+    def for_dataset(cls, info: Info, size: int, erase: float) -> Augmentation:
+        """What this dataset's labels survive; the shift is an eighth of the side (4 pixels at 32)."""
+        return cls(max(1, size // 8), info.hflip, info.vflip, erase)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment uint8 [N, C, H, W] in whole-batch tensor operations; every random number from `generator`."""
+        n, _, height, width = images.shape
+        device = images.device
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=device)
+
+        # One gather does the crop and both flips: for every image, which source row and column to read.
+        side = 2 * self.shift + 1
+        padded = F.pad(images, [self.shift] * 4) if self.shift else images
+        rows = torch.arange(height, device=device).expand(n, height)
+        columns = torch.arange(width, device=device).expand(n, width)
+        if self.vflip:
+            rows = torch.where(uniform(n, 1) < 0.5, height - 1 - rows, rows)
+        if self.hflip:
+            columns = torch.where(uniform(n, 1) < 0.5, width - 1 - columns, columns)
+        if self.shift:
+            rows = rows + (uniform(n, 1) * side).long()
+            columns = columns + (uniform(n, 1) * side).long()
+        index = torch.arange(n, device=device)[:, None, None]
+        out = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        if self.erase:
+            area = (0.02 + 0.23 * uniform(n)) * height * width
+            aspect = torch.exp((uniform(n) * 2 - 1) * 1.2)  # 0.3 to 3.3
+            tall, wide = (area * aspect).sqrt(), (area / aspect).sqrt()
+            top, left = uniform(n) * (height - tall), uniform(n) * (width - wide)
+            y, x = torch.arange(height, device=device), torch.arange(width, device=device)
+            in_rows = (y >= top[:, None]) & (y < (top + tall)[:, None])
+            in_columns = (x >= left[:, None]) & (x < (left + wide)[:, None])
+            hit = (uniform(n) < self.erase)[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
+            out = out.masked_fill(hit[:, None], 127)
+        return out
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor, batch: int = 1024) -> Tensor:
+    """Logits float [N, K] of uint8 images [N, C, H, W], in eval mode, without augmentation."""
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    logits = torch.cat([model(normalise(part.to(device))).float() for part in images.split(batch)])
+    model.train(training)
+    return logits
+
+
+def accuracy(model: nn.Module, split: Split) -> float:
+    """Share of `split` classified correctly, in [0, 1]."""
+    return (predict(model, split.images).argmax(1).cpu() == split.labels.cpu()).double().mean().item()
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy against class probabilities [N, K]; equals the usual one where `target` is one-hot."""
+    return F.cross_entropy(logits, target)
+
+
+def fit(
+    model: nn.Module,
+    epoch_data: Callable[[int], Split],
+    val: Split,
+    *,
+    epochs: int,
+    batch: int,
+    lr: float,
+    weight_decay: float,
+    augment: Augmentation,
+    seed: int,
+    teacher: nn.Module | None = None,
+    temperature: float = 1.0,
+    hard_weight: float = 0.0,
+    on_epoch: Callable[[dict], None] | None = None,
+) -> list[dict]:
+    """Train in place and keep the epoch that is best on validation.
+
+    SGD with Nesterov momentum 0.9 (GaFi's optimiser); the learning rate warms up over the first tenth
+    of all steps and falls to zero along a cosine (ours; GaFi drops it at 60 % and 80 %).
+
+    Parameters
+    ----------
+    epoch_data : epoch number -> the training images of that epoch. A fixed set returns itself; a
+        regenerating stream returns new images when their time has come.
+    val : real validation images; the only images that choose anything
+    teacher : if given, targets are its softmax at `temperature`, computed on the augmented batch
+        (GKD), mixed with the one-hot label at `hard_weight` in [0, 1]
+    on_epoch : called with each history row
+
+    Returns
+    -------
+    history : one dict per epoch: epoch, lr, train_loss, val_loss, val_accuracy, best (bool, whether
+        these weights were the best so far). Best is highest accuracy, then lowest loss.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator(device=device).manual_seed(seed)
+    first = epoch_data(0)
+    batches = max(1, len(first) // batch)
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, foreach=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, lr, total_steps=epochs * batches + 1, pct_start=0.1, cycle_momentum=False, final_div_factor=1e4
+    )
+    model.to(memory_format=torch.channels_last)
+    best, best_state, history = (-1.0, 0.0), None, []
+    for epoch in range(epochs):
+        data = epoch_data(epoch)
+        model.train()
+        total = torch.zeros((), device=device)
+        order = torch.randperm(len(data), generator=generator, device=device)
+        for index in order.tensor_split(batches):
+            images = augment(data.images[index], generator)
+            inputs = normalise(images).contiguous(memory_format=torch.channels_last)
+            labels = data.labels[index]
+            logits = model(inputs)
+            loss = F.cross_entropy(logits, labels) if teacher is None or hard_weight else 0.0
+            if teacher is not None:
+                with torch.no_grad():
+                    soft = F.softmax(teacher(inputs) / temperature, dim=1)
+                # T^2 keeps the gradient's size independent of the temperature (Hinton et al. 2015).
+                distilled = soft_cross_entropy(logits / temperature, soft) * temperature**2
+                loss = hard_weight * loss + (1 - hard_weight) * distilled
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += loss.detach()
+        logits = predict(model, val.images)
+        labels = val.labels.to(device)
+        val_loss = F.cross_entropy(logits, labels).item()
+        val_accuracy = (logits.argmax(1) == labels).double().mean().item()
+        score = (val_accuracy, -val_loss)
+        if best_state is None or score > best:
+            best, best_state = score, copy.deepcopy(model.state_dict())
+        row = {
+            "epoch": epoch + 1,
+            "lr": schedule.get_last_lr()[0],
+            "train_loss": total.item() / batches,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "best": score == best,
+        }
+        history.append(row)
+        if on_epoch:
+            on_epoch(row)
+    model.load_state_dict(best_state)
+    model.eval()
+    return history
+
+
+def save(model: ResNet, path: Path) -> None:
+    """Weights as safetensors, the network's sizes in its metadata."""
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(state, path, metadata={key: str(value) for key, value in model.config.items()})
+
+
+def load(path: Path, device: str = "cpu") -> ResNet:
+    """The network that `save` wrote, in eval mode."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        config = {key: int(value) for key, value in file.metadata().items()}
+    model = ResNet(**config)
+    model.load_state_dict(load_file(path))
+    return model.to(device, memory_format=torch.channels_last).eval()

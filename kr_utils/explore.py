@@ -1,0 +1,133 @@
+"""Panels for the live notebook (ipywidgets) with a static twin for executed copies, and progress lines.
+
+A panel shows what is already computed or samples a few images; it never trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import display
+
+from kr_utils import attacks, generator, plots
+
+
+def progress(total: int, what: str, interactive: bool) -> Callable[[dict], None]:
+    """A callback for `on_epoch`, `on_step` and the like: a tqdm bar if live, else one plain line per call.
+
+    It takes a dict whose numbers are printed; the first key (epoch or step) counts towards `total`.
+    """
+    if not interactive:
+
+        def line(row: dict) -> None:
+            print(f"{what} {_plain(row, total)}", flush=True)
+
+        return line
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=total, desc=what)
+
+    def update(row: dict) -> None:
+        key = next(iter(row))
+        bar.set_postfix_str(_plain({k: v for k, v in row.items() if k != key}, None), refresh=False)
+        bar.update((row[key] if isinstance(row[key], int) else bar.n + 1) - bar.n)
+        if bar.n >= total:
+            bar.close()
+
+    return update
+
+
+def _plain(row: dict, total: int | None) -> str:
+    words = []
+    for k, (key, value) in enumerate(row.items()):
+        if k == 0 and total is not None and isinstance(value, int):
+            words.append(f"{key} {value}/{total}")
+        elif isinstance(value, float):
+            words.append(f"{key} {value:.4g}")
+        elif isinstance(value, bool):
+            words += [key] if value else []
+        elif isinstance(value, (int, str)):
+            words.append(f"{key} {value}")
+    return "  ".join(words)
+
+
+def sample_grid(model: generator.Generator, label: int, guidance: float, steps: int, churn: float, seed: int, n: int = 8):
+    """uint8 [n, C, H, W]: images 0..n-1 of the seed, so that a change of one knob changes nothing else."""
+    labels = torch.full((n,), label, dtype=torch.int64)
+    return generator.sample(model, labels, seed=seed, guidance=guidance, steps=steps, churn=churn).numpy()
+
+
+def sampler_panel(model: generator.Generator, class_names: tuple[str, ...], interactive: bool, seed: int = 0) -> None:
+    """Sample the Generator: class, guidance, solver steps, churn. Static twin: three settings, one above the other."""
+    if not interactive:
+        settings = [(1.0, 3), (1.0, 12), (3.0, 12)]
+        figure, axes = plt.subplots(len(settings), 1, figsize=(5, 0.9 * len(settings) + 0.4), squeeze=False)
+        for axis, (guidance, steps) in zip(axes[:, 0], settings, strict=True):
+            images = sample_grid(model, 0, guidance, steps, 0.0, seed)
+            plots.show_image(axis, plots.tile(images, len(images)))
+            axis.set_title(f"{class_names[0]}: guidance {guidance:g}, {steps} steps", fontsize=9)
+        plt.show()
+        return
+    import ipywidgets as widgets
+
+    picture = widgets.Output()
+    label = widgets.Dropdown(options=[(name, k) for k, name in enumerate(class_names)], description="class")
+    guidance = widgets.FloatSlider(1.0, min=0.5, max=6, step=0.5, description="guidance", continuous_update=False)
+    steps = widgets.IntSlider(12, min=1, max=40, description="steps", continuous_update=False)
+    churn = widgets.FloatSlider(0.0, min=0, max=20, step=2, description="churn", continuous_update=False)
+
+    def redraw(_=None) -> None:
+        images = sample_grid(model, label.value, guidance.value, steps.value, churn.value, seed)
+        with picture:
+            picture.clear_output(wait=True)
+            figure, axis = plt.subplots(figsize=(5, 1))
+            plots.show_image(axis, plots.tile(images, len(images)))
+            display(figure)
+            plt.close(figure)
+
+    for widget in (label, guidance, steps, churn):
+        widget.observe(redraw, names="value")
+    redraw()
+    display(widgets.VBox([label, guidance, steps, churn, picture]))
+
+
+def threshold_panel(scored: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], interactive: bool) -> None:
+    """Move the attacker's threshold over the scores of members and non-members.
+
+    scored : model title -> attack -> (member scores, non-member scores). Static twin: the loss attack
+    on every model, threshold at the median score.
+    """
+
+    def middle(pair: tuple[np.ndarray, np.ndarray]) -> float:
+        return float(np.median(np.concatenate(pair)))
+
+    if not interactive:
+        for title, by_attack in scored.items():
+            figure = plots.score_histogram(*by_attack["loss"], middle(by_attack["loss"]), f"loss score, {title}")
+            display(figure)
+            plt.close(figure)
+        return
+    import ipywidgets as widgets
+
+    picture = widgets.Output()
+    model = widgets.Dropdown(options=list(scored), description="model")
+    attack = widgets.Dropdown(options=[(attacks.TITLES[a], a) for a in attacks.ATTACKS], description="attack")
+    # The slider moves over quantiles, for scores crowd near their maximum.
+    quantile = widgets.FloatSlider(0.5, min=0, max=1, step=0.01, description="quantile", continuous_update=False)
+
+    def redraw(_=None) -> None:
+        pair = scored[model.value][attack.value]
+        level = float(np.quantile(np.concatenate(pair), quantile.value))
+        with picture:
+            picture.clear_output(wait=True)
+            figure = plots.score_histogram(*pair, level, f"{attacks.TITLES[attack.value]} score, {model.value}")
+            display(figure)
+            plt.close(figure)
+
+    for widget in (model, attack, quantile):
+        widget.observe(redraw, names="value")
+    redraw()
+    display(widgets.VBox([widgets.HBox([model, attack]), quantile, picture]))

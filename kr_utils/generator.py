@@ -1,0 +1,321 @@
+"""The Generator: class-conditional diffusion with EDM preconditioning (Karras et al. 2022, arXiv 2206.00364).
+
+The network and the schedulers are those of diffusers; here are the training loop, the EMA
+checkpoints and a sampler in which every image has its own random numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import EDMDPMSolverMultistepScheduler, UNet2DModel
+from diffusers.training_utils import EMAModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+# Training noise levels are log-normal with these parameters (EDM, table 1).
+P_MEAN, P_STD = -1.2, 1.2
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+
+
+class Generator(torch.nn.Module):
+    """A `UNet2DModel` and what is needed to use it: image shape, folding, data scale, number of classes.
+
+    Parameters
+    ----------
+    classes : number of classes K; index K is the "no class" of classifier-free guidance
+    shape : (channels, height, width) of the images
+    width : channels of the finest level; each coarser level doubles it, up to `levels` levels while
+        the size stays even
+    fold : 2 folds each 2x2 pixels into channels, which quarters the cost; 1 does not
+    sigma_data : standard deviation of the training pixels in [-1, 1]
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        shape: tuple[int, int, int],
+        width: int = 64,
+        levels: int = 2,
+        layers: int = 2,
+        fold: int = 1,
+        sigma_data: float = 0.5,
+    ):
+        super().__init__()
+        channels, height, side = shape
+        if height % fold or side % fold:
+            raise ValueError(f"fold is {fold}, but images are {height}x{side}; the sides must be divisible by it")
+        self.config = {
+            "classes": classes,
+            "shape": list(shape),
+            "width": width,
+            "levels": levels,
+            "layers": layers,
+            "fold": fold,
+            "sigma_data": sigma_data,
+        }
+        self.classes, self.shape, self.fold, self.sigma_data = classes, tuple(shape), fold, sigma_data
+        size, usable = min(height, side) // fold, 1
+        while usable < levels and size % 2 == 0 and size > 4:
+            size, usable = size // 2, usable + 1
+        self.unet = UNet2DModel(
+            sample_size=None,
+            in_channels=channels * fold**2,
+            out_channels=channels * fold**2,
+            block_out_channels=tuple(width * min(2**i, 4) for i in range(usable)),
+            down_block_types=("DownBlock2D",) * usable,
+            up_block_types=("UpBlock2D",) * usable,
+            layers_per_block=layers,
+            norm_num_groups=8,
+            attention_head_dim=min(32, width),
+            num_class_embeds=classes + 1,
+        )
+
+    def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor, scheduler: EDMDPMSolverMultistepScheduler) -> Tensor:
+        """The raw network output F of EDM eq. 7 for noisy, folded images [N, C, H, W] at noise level sigma [N]."""
+        inputs = scheduler.precondition_inputs(noisy, sigma.view(-1, 1, 1, 1))
+        # c_noise = log(sigma)/4 spans about [-1.6, 1.1]; diffusers' sinusoids expect a range of hundreds.
+        times = scheduler.precondition_noise(sigma) * 250
+        return self.unet(inputs.contiguous(memory_format=torch.channels_last), times, labels, return_dict=False)[0]
+
+    def scheduler(self) -> EDMDPMSolverMultistepScheduler:
+        return EDMDPMSolverMultistepScheduler(
+            sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, sigma_data=self.sigma_data, solver_order=2
+        )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 [N, C, H, W] -> float in [-1, 1], folded."""
+        return F.pixel_unshuffle(images.float() / 127.5 - 1, self.fold)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode`, clamped and rounded to uint8."""
+        pixels = F.pixel_shuffle(latents.float(), self.fold)
+        return pixels.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def build(classes: int, images: Tensor, *, width: int, levels: int, layers: int, fold: int, seed: int) -> Generator:
+    """A freshly initialised Generator for training images uint8 [N, C, H, W]; folding is dropped where it cannot be."""
+    channels, height, side = images.shape[1:]
+    if height % fold or side % fold:
+        fold = 1
+    sigma_data = round((images.float() / 127.5 - 1).std().item(), 4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Generator(classes, (channels, height, side), width, levels, layers, fold, sigma_data)
+
+
+def autocast(device: str | torch.device) -> torch.autocast:
+    """bfloat16 where the hardware multiplies it; otherwise float32 (emulated bfloat16 is slower)."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=able)
+
+
+def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
+    """At which training steps a checkpoint is kept: equally spaced, the last one at the end."""
+    return sorted({max(1, round(steps * (i + 1) / checkpoints)) for i in range(checkpoints)})
+
+
+def fit(
+    model: Generator,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    ema_decay: float,
+    label_dropout: float,
+    hflip: bool,
+    vflip: bool,
+    seed: int,
+    checkpoints: int,
+    on_step: Callable[[dict], None] | None = None,
+    on_checkpoint: Callable[[int, Generator], None] | None = None,
+) -> list[dict]:
+    """Train in place on uint8 images [N, C, H, W]; `model` ends with the EMA weights.
+
+    The loss is EDM's eq. 8: with its weighting lambda(sigma), the mean squared error of the raw
+    network output against its own target, equal for all noise levels.
+
+    Parameters
+    ----------
+    label_dropout : probability that a training image loses its label (classifier-free guidance,
+        Ho & Salimans 2022)
+    hflip, vflip : mirror training images with probability 1/2
+    checkpoints : how many EMA checkpoints are handed to `on_checkpoint(step, model)`, equally spaced
+    on_step : called about 20 times with {step, loss (mean since the last call)}
+
+    Returns
+    -------
+    history : the rows given to `on_step`
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator(device=device).manual_seed(seed)
+    scheduler = model.scheduler()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    warmup = min(200, max(1, steps // 10))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / warmup))
+    ema = EMAModel(model.parameters(), decay=ema_decay, foreach=True)
+    keep, report = set(checkpoint_steps(steps, checkpoints)), max(1, steps // 20)
+    data = model.encode(images.to(device))
+    labels = labels.to(device)
+    model.train().to(memory_format=torch.channels_last)
+    history, running, since = [], torch.zeros((), device=device), 0
+    for step in range(1, steps + 1):
+        index = torch.randint(len(data), (batch,), generator=generator, device=device)
+        clean = _mirror(data[index], model.fold, hflip, vflip, generator)
+        sigma = torch.exp(P_MEAN + P_STD * torch.randn(batch, generator=generator, device=device))
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        drop = torch.rand(batch, generator=generator, device=device) < label_dropout
+        given = torch.where(drop, model.classes, labels[index])
+        spread = sigma.view(-1, 1, 1, 1)
+        noisy = clean + spread * noise
+        # What F must be for the denoised image c_skip * noisy + c_out * F to equal the clean one.
+        scale = (spread**2 + model.sigma_data**2).sqrt()
+        target = (clean - noisy * (model.sigma_data / scale) ** 2) * scale / (spread * model.sigma_data)
+        with autocast(device):
+            output = model(noisy, sigma, given, scheduler)
+        loss = F.mse_loss(output.float(), target)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        ema.step(model.parameters())
+        running, since = running + loss.detach(), since + 1
+        if step % report == 0 or step == steps:
+            history.append({"step": step, "loss": (running / since).item()})
+            running, since = torch.zeros((), device=device), 0
+            if on_step:
+                on_step(history[-1])
+        if step in keep and on_checkpoint:
+            ema.store(model.parameters())
+            ema.copy_to(model.parameters())
+            model.eval()
+            on_checkpoint(step, model)
+            model.train()
+            ema.restore(model.parameters())
+    ema.copy_to(model.parameters())
+    model.eval()
+    return history
+
+
+def _mirror(latents: Tensor, fold: int, hflip: bool, vflip: bool, generator: torch.Generator) -> Tensor:
+    """Mirror folded images with probability 1/2 each way (unfolded for it: folding puts columns in channels)."""
+    for wanted, axis in ((hflip, 3), (vflip, 2)):
+        if wanted:
+            flip = torch.rand(len(latents), generator=generator, device=latents.device) < 0.5
+            pixels = F.pixel_shuffle(latents, fold)
+            pixels = torch.where(flip[:, None, None, None], pixels.flip(axis), pixels)
+            latents = F.pixel_unshuffle(pixels, fold)
+    return latents
+
+
+def noise_sources(seed: int, indices: Sequence[int]) -> list[np.random.Generator]:
+    """One counter-based random source per image: image i draws from key (seed, i) and from nothing else."""
+    return [np.random.Generator(np.random.Philox(key=[seed, int(i)])) for i in indices]
+
+
+def _draw(sources: list[np.random.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    noise = np.stack([source.standard_normal(shape, dtype=np.float32) for source in sources])
+    return torch.from_numpy(noise).to(device)
+
+
+@torch.inference_mode()
+def sample(
+    model: Generator,
+    labels: Tensor,
+    *,
+    seed: int,
+    indices: Sequence[int] | None = None,
+    guidance: float = 1.0,
+    steps: int = 12,
+    churn: float = 0.0,
+    batch: int = 512,
+) -> Tensor:
+    """Generate one image per label.
+
+    DPM-Solver++(2M) on EDM's noise schedule, with EDM's churn (algorithm 2: noise is added before a
+    step to rise from sigma to sigma * (1 + gamma), gamma = min(churn / steps, sqrt 2 - 1)).
+
+    Parameters
+    ----------
+    labels : int64 [N], classes to draw
+    seed, indices : image k depends on (weights, knobs, seed, indices[k], labels[k]) only, not on
+        `batch` nor on its neighbours; indices default to 0..N-1
+    guidance : scale w of classifier-free guidance, F_none + w (F_class - F_none); 1 needs one network
+        evaluation a step, any other value two
+    steps : solver steps, >= 1
+    churn : total stochasticity S_churn >= 0; 0 is deterministic given the initial noise
+
+    Returns
+    -------
+    images : uint8 [N, C, H, W], on the CPU
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; at least one solver step is needed")
+    model.eval()
+    device = next(model.parameters()).device
+    channels, height, side = model.shape
+    fold = model.fold
+    shape = (channels * fold**2, height // fold, side // fold)
+    indices = range(len(labels)) if indices is None else indices
+    parts = []
+    for start in range(0, len(labels), batch):
+        given = labels[start : start + batch].to(device)
+        sources = noise_sources(seed, indices[start : start + batch])
+        scheduler = model.scheduler()
+        scheduler.set_timesteps(steps)
+        scheduler.set_begin_index(0)
+        x = _draw(sources, shape, device) * scheduler.init_noise_sigma
+        for i in range(steps):
+            sigma = scheduler.sigmas[i].item()
+            gamma = min(churn / steps, 2**0.5 - 1)
+            if gamma > 0 and i > 0:
+                raised = sigma * (1 + gamma)
+                x = x + (raised**2 - sigma**2) ** 0.5 * _draw(sources, shape, device)
+                scheduler.sigmas[i] = sigma = raised  # the solver now steps from the raised level
+            level = torch.full((len(given),), sigma, device=device)
+            with autocast(device):
+                output = _guided(model, x, level, given, guidance, scheduler)
+            x = scheduler.step(output.float(), scheduler.timesteps[i], x, return_dict=False)[0]
+        parts.append(model.decode(x).cpu())
+    return torch.cat(parts) if parts else torch.empty((0, *model.shape), dtype=torch.uint8)
+
+
+def _guided(model, x, level, labels, guidance, scheduler) -> Tensor:
+    if guidance == 1:
+        return model(x, level, labels, scheduler)
+    none = torch.full_like(labels, model.classes)
+    both = model(torch.cat([x, x]), torch.cat([level, level]), torch.cat([labels, none]), scheduler)
+    conditional, unconditional = both.float().chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def evaluations(knobs: dict) -> int:
+    """Network evaluations per image of these sampling knobs: the cost of a setting."""
+    return int(knobs["steps"]) * (1 if knobs["guidance"] == 1 else 2)
+
+
+def save(model: Generator, path: Path) -> None:
+    """Weights as safetensors, the configuration in its metadata."""
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(state, path, metadata={"config": json.dumps(model.config)})
+
+
+def load(path: Path, device: str = "cpu") -> Generator:
+    """The Generator that `save` wrote, in eval mode."""
+    with safe_open(path, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    model = Generator(**config)
+    model.load_state_dict(load_file(path))
+    return model.to(device, memory_format=torch.channels_last).eval()

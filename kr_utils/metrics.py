@@ -1,0 +1,154 @@
+"""Every number that is reported, from plain arrays: accuracies, gaps, AUCs, intervals.
+
+Shares and rates are fractions in [0, 1]; only tables print percent. Intervals are 95 % unless told.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+from sklearn.metrics import confusion_matrix, recall_score, roc_auc_score, roc_curve
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of rows of `logits` [N, K] whose largest entry is at `labels` [N]."""
+    return float((np.asarray(logits).argmax(1) == np.asarray(labels)).mean())
+
+
+def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a share `correct / n` (Wilson 1927)."""
+    interval = stats.binomtest(int(correct), int(n)).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Class probabilities [N, K] in float64."""
+    shifted = np.asarray(logits, dtype=np.float64)
+    shifted = np.exp(shifted - shifted.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def macro_auc(logits: np.ndarray, labels: np.ndarray) -> float:
+    """One-against-rest ROC AUC, averaged over the classes that occur in `labels` (MedMNIST's AUC)."""
+    probabilities, labels = softmax(logits), np.asarray(labels)
+    present = [k for k in range(probabilities.shape[1]) if 0 < (labels == k).sum() < len(labels)]
+    return float(np.mean([roc_auc_score(labels == k, probabilities[:, k]) for k in present]))
+
+
+def classification_report(logits: np.ndarray, labels: np.ndarray, classes: int) -> dict:
+    """Accuracy with its Wilson interval, AUC, per-class recall and confusion matrix (rows: true class)."""
+    predicted, labels = np.asarray(logits).argmax(1), np.asarray(labels)
+    correct = int((predicted == labels).sum())
+    low, high = wilson(correct, len(labels))
+    every = list(range(classes))
+    return {
+        "accuracy": correct / len(labels),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "auc": macro_auc(logits, labels),
+        "recall": recall_score(labels, predicted, labels=every, average=None, zero_division=0).tolist(),
+        "confusion": confusion_matrix(labels, predicted, labels=every).tolist(),
+    }
+
+
+def cas_gap(student: np.ndarray, real: np.ndarray, labels: np.ndarray, seed: int = 0, draws: int = 2000) -> dict:
+    """CAS gap (Student minus real training) on the same test images, with a paired bootstrap interval.
+
+    Parameters
+    ----------
+    student, real : logits [N, K]; labels : [N]
+
+    Returns
+    -------
+    dict with gap, gap_low, gap_high as fractions (multiply by 100 for points)
+    """
+    labels = np.asarray(labels)
+    difference = (student.argmax(1) == labels).astype(float) - (real.argmax(1) == labels)
+    picks = np.random.default_rng(seed).integers(len(labels), size=(draws, len(labels)))
+    low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
+    return {"gap": float(difference.mean()), "gap_low": float(low), "gap_high": float(high)}
+
+
+def mean_interval(values: list[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean over seeds and its Student-t interval; the interval is (nan, nan) for a single value."""
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return mean, float(mean - half), float(mean + half)
+
+
+def attack_auc(members: np.ndarray, non_members: np.ndarray) -> float:
+    """Probability that a random member scores above a random non-member; ties count one half."""
+    scores = np.concatenate([members, non_members])
+    truth = np.r_[np.ones(len(members)), np.zeros(len(non_members))]
+    return float(roc_auc_score(truth, scores))
+
+
+def bootstrap_auc(
+    members: np.ndarray, non_members: np.ndarray, seed: int = 0, draws: int = 1000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of `attack_auc`, members and non-members resampled separately.
+
+    All draws at once: a draw is a vector of counts over the sorted distinct scores, so that the AUC
+    of every draw is one weighted cumulative sum.
+    """
+    rng = np.random.default_rng(seed)
+    values, place = np.unique(np.concatenate([members, non_members]), return_inverse=True)
+    m, n = len(members), len(non_members)
+    share_m = np.bincount(place[:m], minlength=len(values)) / m
+    share_n = np.bincount(place[m:], minlength=len(values)) / n
+    aucs = []
+    for size in np.diff(np.r_[np.arange(0, draws, 100), draws]):  # 100 draws at a time bound the memory
+        w_m, w_n = rng.multinomial(m, share_m, size) / m, rng.multinomial(n, share_n, size) / n
+        below = np.cumsum(w_n, axis=1) - w_n / 2
+        aucs.append((w_m * below).sum(1))
+    low, high = np.quantile(np.concatenate(aucs), [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
+
+
+def roc(members: np.ndarray, non_members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False- and true-positive rates of every threshold, from (0, 0) to (1, 1)."""
+    scores = np.concatenate([members, non_members])
+    truth = np.r_[np.ones(len(members)), np.zeros(len(non_members))]
+    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    return fpr, tpr
+
+
+def tpr_at_fpr(members: np.ndarray, non_members: np.ndarray, fpr: float) -> float | None:
+    """Largest true-positive rate at a false-positive rate of at most `fpr`.
+
+    None ("not estimable") where fewer than 1 / fpr non-members make the rate a matter of one image.
+    """
+    if len(non_members) < round(1 / fpr):
+        return None
+    rates, hits = roc(members, non_members)
+    return float(hits[rates <= fpr + 1e-12].max())
+
+
+def advantage(members: np.ndarray, non_members: np.ndarray, seed: int = 0) -> float:
+    """Membership advantage TPR - FPR (Yeom et al. 2018), the threshold chosen on the other half of the data.
+
+    Choosing the threshold where it is scored would show an advantage on pure noise.
+    """
+    rng = np.random.default_rng(seed)
+    halves = [np.array_split(rng.permutation(scores), 2) for scores in (members, non_members)]
+    gains = []
+    for fit, test in ((0, 1), (1, 0)):
+        fit_m, fit_n = halves[0][fit], halves[1][fit]
+        levels = np.unique(np.concatenate([fit_m, fit_n]))
+        gain = share_at_least(fit_m, levels) - share_at_least(fit_n, levels)
+        threshold = levels[gain.argmax()]
+        gains.append((halves[0][test] >= threshold).mean() - (halves[1][test] >= threshold).mean())
+    return float(np.mean(gains))
+
+
+def share_at_least(scores: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Share of `scores` that reach each of `levels`."""
+    return 1 - np.searchsorted(np.sort(scores), levels, side="left") / len(scores)
+
+
+def aop(acc: float, auc: float, lam: float = 2.0) -> float:
+    """Accuracy Over Privacy: ACC / (2 max(AUC, 0.5))^lambda, all as fractions. Print lambda beside it."""
+    return acc / (2 * max(auc, 0.5)) ** lam

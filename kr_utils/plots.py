@@ -1,0 +1,261 @@
+"""Figures from plain arrays and dicts. Nothing here knows a model; every function returns a Figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from kr_utils import metrics
+
+plt.style.use(str(Path(__file__).with_name("kr.mplstyle")))
+MARKERS = "osD^vPX"
+COLOURS = {"real": "#0072B2", "student": "#D55E00", "control": "#009E73", "chance": "#666666"}
+TITLES = {"real": "real training", "student": "GKD Student", "control": "overfitted (positive control)"}
+
+
+def save(figure: Figure, folder: Path, name: str, alt: str) -> list[Path]:
+    """Write `<name>.png`, `<name>.pdf` and the alt text `<name>.txt`; the same figure gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{end}" for end in ("png", "pdf", "txt")]
+    figure.savefig(paths[0], metadata={"Software": None})
+    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    paths[2].write_text(alt.strip() + "\n", encoding="utf-8")
+    return paths
+
+
+def show_image(axis, image: np.ndarray) -> None:
+    """Draw one uint8 image [C, H, W] with 1 or 3 channels on an axis without ticks."""
+    axis.imshow(np.moveaxis(image, 0, -1).squeeze(), vmin=0, vmax=255, cmap="gray")
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """Arrange uint8 images [N, C, H, W] in one image [C, H', W'], `columns` wide, white gaps between."""
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    canvas = np.full((channels, rows * (height + 1) - 1, columns * (width + 1) - 1), 255, np.uint8)
+    for k, image in enumerate(images):
+        y, x = (k // columns) * (height + 1), (k % columns) * (width + 1)
+        canvas[:, y : y + height, x : x + width] = image
+    return canvas
+
+
+def class_grid(panels: dict[str, np.ndarray], labels: dict[str, np.ndarray], names: tuple[str, ...], per_class: int):
+    """Side-by-side panels (say real and synthetic): one row per class, `per_class` images each.
+
+    panels, labels : title -> images uint8 [N, C, H, W] and their labels [N]
+    """
+    classes = len(names)
+    side = next(iter(panels.values())).shape[-1]
+    # Between 0.22 and 0.5 inches an image, so that a few large classes and many small ones both fit a page.
+    inch = float(np.clip(side / 45, 0.22, 0.5))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(len(panels) * (per_class * inch + 0.3) + 1.2, classes * inch + 0.5), squeeze=False
+    )
+    for column, (axis, (title, images)) in enumerate(zip(axes[0], panels.items(), strict=True)):
+        picked = []
+        for k in range(classes):
+            own = images[labels[title] == k][:per_class]
+            blank = np.full((per_class - len(own), *images.shape[1:]), 255, np.uint8)
+            picked.append(np.concatenate([own, blank]))
+        show_image(axis, tile(np.concatenate(picked), per_class))
+        axis.set_title(title)
+        if column == 0:
+            axis.set_yticks(np.arange(classes) * (side + 1) + side / 2, [_short(name) for name in names], fontsize=8)
+            axis.tick_params(length=0)
+    return figure
+
+
+def _short(name: str, length: int = 18) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def pipeline() -> Figure:
+    """The stages of Knowledge Recycling and what flows between them."""
+    figure, axis = plt.subplots(figsize=(9.6, 3.7))
+    axis.set(xlim=(0, 12), ylim=(0, 4.9))
+    axis.axis("off")
+    boxes = {
+        "real": (0.1, 2.0, 1.5, "Real\nimages", "#E8E8E8"),
+        "teacher": (2.5, 3.4, 1.9, "01 Teacher\nreal baseline", "#CFE3F3"),
+        "generator": (2.5, 0.6, 1.9, "02 Generator\ndiffusion, EMA", "#CFE3F3"),
+        "selection": (5.1, 0.6, 2.2, "03 Checkpoints\n04 Tuning\n(validation CAS)", "#D5EEDF"),
+        "stream": (8.0, 0.6, 1.8, "Synthetic\nimages, new\nevery period", "#FBE3CC"),
+        "student": (8.0, 3.4, 1.8, "05 Student\nGKD", "#FBE3CC"),
+        "test": (10.5, 3.4, 1.4, "CAS on\nreal test", "#E8E8E8"),
+        "attack": (10.5, 0.6, 1.4, "06 Attacks:\nmember\nor not?", "#F6D5D5"),
+    }
+    middle = {}
+    for key, (x, y, width, text, colour) in boxes.items():
+        axis.add_patch(FancyBboxPatch((x, y), width, 1.15, boxstyle="round,pad=0.06", fc=colour, ec="#444444", lw=1))
+        axis.text(x + width / 2, y + 0.57, text, ha="center", va="center", fontsize=9)
+        middle[key] = (x, x + width, y + 0.57)
+    arrow = {"arrowstyle": "-|>", "color": "#444444", "lw": 1.3, "shrinkA": 5, "shrinkB": 5}
+
+    def link(start: tuple, end: tuple, text: str = "", at: tuple = (0, 0), **style) -> None:
+        axis.annotate("", xy=end, xytext=start, arrowprops={**arrow, **style})
+        if text:
+            axis.text(*at, text, fontsize=8, color="#444444", ha="center")
+
+    for target in ("teacher", "generator"):
+        link((1.6, 2.57), (2.5, middle[target][2]))
+    link((4.4, 1.17), (5.1, 1.17))
+    link((7.3, 1.17), (8.0, 1.17))
+    link((4.4, 3.97), (8.0, 3.97), "soft labels (Generative Knowledge Distillation)", (6.2, 4.1))
+    link((4.2, 3.4), (5.7, 1.75), "filter", (5.3, 2.75))
+    link((8.9, 1.75), (8.9, 3.4), "images", (9.3, 2.5))
+    link((9.8, 3.97), (10.5, 3.97))
+    link((9.6, 3.4), (10.7, 1.75))
+    return figure
+
+
+def curves(series: dict[str, tuple[list, list]], xlabel: str, ylabel: str, marks: dict[str, tuple] | None = None):
+    """Lines by name: name -> (x, y); `marks` sets a star at a chosen point of each."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.2))
+    for k, (name, (x, y)) in enumerate(series.items()):
+        axis.plot(x, y, marker=MARKERS[k % 7], markevery=max(1, len(x) // 12), label=name)
+    for name, (x, y) in (marks or {}).items():
+        axis.plot([x], [y], "*", color="black", markersize=13, label=name)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend()
+    return figure
+
+
+def confusion(matrix: np.ndarray, names: tuple[str, ...]) -> Figure:
+    """Counts by true class (rows) and predicted class (columns), shaded by row share."""
+    matrix = np.asarray(matrix)
+    size = 1.8 + 0.42 * len(names)
+    figure, axis = plt.subplots(figsize=(size + 0.8, size))
+    axis.imshow(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    axis.grid(False)
+    if len(names) <= 20:
+        for i, j in np.ndindex(*matrix.shape):
+            if matrix[i, j]:
+                dark = matrix[i, j] > 0.5 * matrix[i].sum()
+                axis.text(j, i, matrix[i, j], ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    short = [_short(name) for name in names]
+    axis.set_xticks(range(len(names)), short, rotation=60, ha="right", fontsize=8)
+    axis.set_yticks(range(len(names)), short, fontsize=8)
+    axis.set(xlabel="predicted", ylabel="true")
+    return figure
+
+
+def checkpoint_curve(groups: dict[str, tuple[list[dict], int]]) -> Figure:
+    """Validation CAS against training step; name -> (rows with step, cas, cas_min, cas_max; the chosen step)."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.3))
+    for k, (name, (rows, chosen)) in enumerate(groups.items()):
+        x, y = [row["step"] for row in rows], 100 * np.array([row["cas"] for row in rows])
+        spread = 100 * np.array([[r["cas"] - r["cas_min"], r["cas_max"] - r["cas"]] for r in rows]).T
+        line = axis.errorbar(x, y, spread, marker=MARKERS[k % 7], capsize=3, label=name)
+        at = x.index(chosen)
+        axis.plot(chosen, y[at], "*", markersize=15, color=line[0].get_color(), markeredgecolor="black")
+    axis.set(xlabel="training step of the checkpoint", ylabel="validation CAS (%)", xlim=(0, None))
+    axis.set_title("Checkpoint Optimisation (star: chosen; bars: range over Students)")
+    axis.legend()
+    return figure
+
+
+def tuning_front(groups: dict[str, tuple[list[dict], dict, list[dict]]]) -> Figure:
+    """Validation CAS against cost; name -> (all rows, chosen row, rows on the front)."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.3))
+    for k, (name, (rows, chosen, front)) in enumerate(groups.items()):
+        colour = f"C{k}"
+        axis.plot(*_cost_cas(rows), MARKERS[k % 7], color=colour, alpha=0.55, label=name)
+        axis.plot(*_cost_cas(front), "-", color=colour, drawstyle="steps-post")
+        axis.plot(*_cost_cas([chosen]), "*", color=colour, markersize=15, markeredgecolor="black")
+    axis.set(xlabel="network evaluations per kept image", ylabel="validation CAS (%)")
+    axis.set_title("Tuning: accuracy against cost (star: chosen)")
+    axis.legend()
+    return figure
+
+
+def _cost_cas(rows: list[dict]) -> tuple[list[float], list[float]]:
+    return [row["cost"] for row in rows], [100 * row["cas"] for row in rows]
+
+
+def bars(
+    groups: list[str], series: dict[str, list[tuple[float, float, float]]], ylabel: str, title: str, zoom: bool = True
+) -> Figure:
+    """Grouped bars of (value, low, high) fractions, drawn in percent; nan bounds draw no whisker."""
+    figure, axis = plt.subplots(figsize=(max(4.6, 1.5 + 1.5 * len(groups)), 3.5))
+    width = 0.8 / len(series)
+    known = {TITLES[key]: COLOURS[key] for key in TITLES}
+    for k, (name, values) in enumerate(series.items()):
+        value, low, high = 100 * np.array(values, dtype=float).T
+        x = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
+        whisker = np.nan_to_num([value - low, high - value])
+        axis.bar(
+            x, value, width * 0.92, yerr=whisker, capsize=3, label=name,
+            color=known.get(name, f"C{k}"), hatch=("", "//", "..", "xx")[k % 4], edgecolor="white",
+        )  # fmt: skip
+    lows = [v[1] if v[1] == v[1] else v[0] for values in series.values() for v in values]
+    if zoom and min(lows) > 0.2:
+        axis.set_ylim(100 * min(lows) - 5, None)
+    axis.set_xticks(range(len(groups)), groups)
+    axis.set(ylabel=ylabel)
+    axis.set_title(title)
+    axis.legend(loc="lower center", ncols=min(4, len(series)), bbox_to_anchor=(0.5, -0.36))
+    return figure
+
+
+def roc(curves_: dict[str, tuple[np.ndarray, np.ndarray, str]], title: str) -> Figure:
+    """Attack ROC on log axes; name -> (scores of members, scores of non-members, key of `COLOURS`)."""
+    figure, axis = plt.subplots(figsize=(4.6, 4.2))
+    floor = 1.0
+    for k, (name, (members, non_members, key)) in enumerate(curves_.items()):
+        fpr, tpr = metrics.roc(members, non_members)
+        auc = metrics.attack_auc(members, non_members)
+        floor = min(floor, 1 / len(non_members))
+        style = ("-", "--", "-.", ":")[k % 4]
+        axis.plot(fpr, tpr, style, color=COLOURS.get(key, key), label=f"{name}: AUC {auc:.3f}")
+    line = np.geomspace(floor, 1, 50)
+    axis.plot(line, line, color=COLOURS["chance"], lw=1, label="chance")
+    axis.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
+    axis.set(xlabel="false-positive rate", ylabel="true-positive rate", title=title)
+    axis.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def score_histogram(members: np.ndarray, non_members: np.ndarray, threshold: float, xlabel: str, axis=None) -> Figure:
+    """Scores of members and non-members, the attack's threshold between them, the rates it gives in the title."""
+    figure = axis.figure if axis is not None else plt.figure(figsize=(5.6, 3.2))
+    axis = axis or figure.subplots()
+    low, high = np.quantile(np.concatenate([members, non_members]), [0.01, 1])
+    edges = np.linspace(low, high + 1e-9, 40)
+    for scores, name, colour in ((members, "members", COLOURS["real"]), (non_members, "non-members", COLOURS["student"])):
+        axis.hist(np.clip(scores, low, high), edges, density=True, histtype="step", lw=2, label=name, color=colour)
+    axis.axvline(threshold, color="black", ls="--", lw=1.2)
+    tpr, fpr = (members >= threshold).mean(), (non_members >= threshold).mean()
+    axis.set(xlabel=xlabel, ylabel="density", yscale="log")
+    axis.set_title(f"right of the line = called a member: TPR {tpr:.2f}, FPR {fpr:.2f}, advantage {tpr - fpr:+.2f}")
+    axis.legend()
+    return figure
+
+
+def utility_privacy(points: list[dict]) -> Figure:
+    """Test accuracy against attack AUC; a line joins real training and Student of one dataset.
+
+    points : dicts with dataset, real and student, each (accuracy, auc) as fractions
+    """
+    figure, axis = plt.subplots(figsize=(5.2, 3.9))
+    for k, point in enumerate(points):
+        (x0, y0), (x1, y1) = [(p[1], 100 * p[0]) for p in (point["real"], point["student"])]
+        axis.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "color": "#999999"})
+        axis.plot(x0, y0, MARKERS[k % 7], color=COLOURS["real"], markersize=9)
+        axis.plot(x1, y1, MARKERS[k % 7], color=COLOURS["student"], markersize=9)
+        axis.annotate(point["dataset"], (x1, y1), (4, 6), textcoords="offset points", fontsize=8)
+    axis.axvline(0.5, color=COLOURS["chance"], lw=1, ls=":")
+    for key in ("real", "student"):
+        axis.plot([], [], "o", color=COLOURS[key], label=TITLES[key])
+    axis.plot([], [], ":", color=COLOURS["chance"], label="no leakage seen (AUC 0.5)")
+    axis.set(xlabel="AUC of the loss attack (further left is more private)", ylabel="test accuracy (%)")
+    axis.margins(0.18)
+    axis.legend(fontsize=8)
+    return figure

@@ -1,0 +1,189 @@
+"""What a Student sees, epoch by epoch: synthetic sets that are regenerated, filtered and soft-labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kr_utils import classifier, generator
+from kr_utils.data import Split
+
+MAX_ROUNDS = 4  # of resampling under a filter threshold: bounded, never "until full"
+CACHE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Generation settings, the object of Tuning.
+
+    guidance : classifier-free guidance scale, 1 is none; steps : solver steps; churn : S_churn of EDM;
+    threshold : an image is kept if the Teacher gives its class at least this probability (GaFi's filter)
+    """
+
+    guidance: float = 1.0
+    steps: int = 12
+    churn: float = 0.0
+    threshold: float = 0.0
+
+    def sampler(self) -> dict:
+        """The part that `generator.sample` takes."""
+        return {"guidance": self.guidance, "steps": self.steps, "churn": self.churn}
+
+
+def class_counts(n: int, train_labels: Tensor, classes: int, balance: str) -> np.ndarray:
+    """How many of n synthetic images each class gets, int [K], summing to n.
+
+    balance : "uniform" (as GaFi) or "prior" (as the real training set); remainders go to the largest
+        fractions, then to the lowest class.
+    """
+    if balance not in ("uniform", "prior"):
+        raise ValueError(f"balance is {balance!r}; use 'uniform' or 'prior'")
+    real = np.bincount(train_labels.cpu().numpy(), minlength=classes)
+    share = np.full(classes, n / classes) if balance == "uniform" else n * real / real.sum()
+    counts = np.floor(share).astype(int)
+    rest = np.argsort(counts - share, kind="stable")[: n - counts.sum()]
+    counts[rest] += 1
+    return counts
+
+
+@torch.inference_mode()
+def synthesise(
+    model: generator.Generator,
+    knobs: Knobs,
+    labels: Tensor,
+    *,
+    seed: int,
+    first: int = 0,
+    teacher: classifier.ResNet | None = None,
+) -> tuple[Split, float]:
+    """One synthetic image per label, filtered if `knobs.threshold` > 0.
+
+    A rejected image is drawn again at most `MAX_ROUNDS` times in all; what is never accepted keeps its
+    best attempt, so that the classes stay as asked.
+
+    Returns
+    -------
+    split : images uint8 [N, C, H, W] and labels, on the CPU
+    accepted : share of all drawn images that passed the filter (1.0 without one)
+    """
+    indices = np.arange(first, first + len(labels), dtype=np.int64)
+    images = generator.sample(model, labels, seed=seed, indices=indices, **knobs.sampler())
+    if knobs.threshold <= 0:
+        return Split(images, labels), 1.0
+    if teacher is None:
+        raise ValueError("a filter threshold needs the Teacher")
+
+    def confidence(pictures: Tensor, wanted: Tensor) -> Tensor:
+        probabilities = classifier.predict(teacher, pictures).softmax(1).cpu()
+        return probabilities.gather(1, wanted[:, None])[:, 0]
+
+    best = confidence(images, labels)
+    drawn, passed = len(labels), int((best >= knobs.threshold).sum())
+    for again in range(1, MAX_ROUNDS):
+        missing = torch.nonzero(best < knobs.threshold)[:, 0]
+        if len(missing) == 0:
+            break
+        # A far-away index is a new random number for the same slot, whatever was drawn before it.
+        retry = indices[missing.numpy()] + again * 2**40
+        wanted = labels[missing]
+        fresh = generator.sample(model, wanted, seed=seed, indices=retry, **knobs.sampler())
+        found = confidence(fresh, wanted)
+        better = found > best[missing]
+        images[missing[better]], best[missing[better]] = fresh[better], found[better]
+        drawn, passed = drawn + len(missing), passed + int((found >= knobs.threshold).sum())
+    return Split(images, labels), passed / drawn
+
+
+class SyntheticStream:
+    """The stream of a Student's training sets: call it with an epoch number, get that epoch's `Split`.
+
+    Set number b serves epochs b * period to (b + 1) * period - 1 and consists of images b * n to
+    (b + 1) * n - 1 of the seed's endless sequence, so it can be made again at any time. Recent sets
+    are kept in memory, for the ablation shows the same ones to several Students.
+
+    Parameters
+    ----------
+    counts : images per class and set, int [K]
+    period : epochs between regenerations; None never regenerates
+    """
+
+    def __init__(
+        self,
+        model: generator.Generator,
+        knobs: Knobs,
+        counts: np.ndarray,
+        *,
+        seed: int,
+        period: int | None,
+        teacher: classifier.ResNet | None = None,
+        device: str = "cpu",
+        on_set: Callable[[int, float], None] | None = None,
+    ):
+        if period is not None and period < 1:
+            raise ValueError(f"period is {period}; the shortest regeneration period is 1 epoch")
+        self.model, self.knobs, self.seed, self.period = model, knobs, seed, period
+        self.teacher, self.device, self.on_set = teacher, device, on_set
+        self.labels = torch.repeat_interleave(torch.arange(len(counts)), torch.as_tensor(counts))
+        self.sets: dict[int, Split] = {}
+        self.accepted: dict[int, float] = {}
+
+    def __call__(self, epoch: int) -> Split:
+        number = 0 if self.period is None else epoch // self.period
+        if number not in self.sets:
+            n = len(self.labels)
+            made, rate = synthesise(
+                self.model, self.knobs, self.labels, seed=self.seed, first=number * n, teacher=self.teacher
+            )
+            while self.sets and (len(self.sets) + 1) * made.images.numel() > CACHE_BYTES:
+                self.sets.pop(next(iter(self.sets)))
+            self.sets[number], self.accepted[number] = made.to(self.device), rate
+            if self.on_set:
+                self.on_set(number, rate)
+        return self.sets[number]
+
+    def fixed(self) -> Callable[[int], Split]:
+        """The same first set for every epoch: the ablation's stream without regeneration."""
+        return lambda epoch: self(0)
+
+
+def train_student(
+    recipe: dict,
+    stream: Callable[[int], Split],
+    val: Split,
+    *,
+    classes: int,
+    epochs: int,
+    augment: classifier.Augmentation,
+    seed: int,
+    teacher: classifier.ResNet | None,
+    temperature: float = 1.0,
+    hard_weight: float = 0.0,
+    device: str = "cpu",
+    on_epoch: Callable[[dict], None] | None = None,
+) -> tuple[classifier.ResNet, list[dict]]:
+    """A new Student, trained on `stream` alone; soft labels if a Teacher is given (GKD), hard ones if not.
+
+    recipe : the Teacher's own budget (width, depth, batch, lr, weight_decay), so that real and
+        synthetic training differ in the images and labels only
+    """
+    student = classifier.build(classes, val.images.shape[1], recipe["width"], recipe["depth"], seed).to(device)
+    history = classifier.fit(
+        student,
+        stream,
+        val,
+        epochs=epochs,
+        batch=recipe["batch"],
+        lr=recipe["lr"],
+        weight_decay=recipe["weight_decay"],
+        augment=augment,
+        seed=seed,
+        teacher=teacher,
+        temperature=temperature,
+        hard_weight=hard_weight,
+        on_epoch=on_epoch,
+    )
+    return student, history

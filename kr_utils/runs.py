@@ -1,0 +1,366 @@
+"""Where artefacts live, what explains them (manifests), what makes them stale (fingerprints), how they are written.
+
+runs/<profile>/<dataset>/seed<k>/<notebook>/ holds a finished stage. A stage works in a folder beside
+it, `<notebook>.partial`, which is renamed when its manifest has been written, so a half-written stage
+never counts as done.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import datetime
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kr_utils import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+FORMAT = 1  # of the manifest
+
+# stage -> (notebook, stages whose files it reads)
+STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "start": ("00_start_here", ()),
+    "teacher": ("01_teacher", ()),
+    "generator": ("02_generator", ()),
+    "checkpoints": ("03_checkpoints", ("teacher", "generator")),
+    "tuning": ("04_tuning", ("teacher", "generator", "checkpoints")),
+    "distillation": ("05_distillation", ("teacher", "generator", "checkpoints", "tuning")),
+    "membership": ("06_membership", ("teacher", "distillation")),
+    "compare": ("08_compare", ()),  # reads every finished run of its profile
+}
+# Files that draw or store but cannot change a number; only 08, which is all drawing, depends on the first two.
+DRAWING = {"plots", "explore"}
+PLUMBING = {"runs", "profiles", "workflow"}
+
+
+def runs_root(given: str = "") -> Path:
+    """`given`, else the variable KR_RUNS, else runs/ in the repository; absolute."""
+    return Path(given or os.environ.get("KR_RUNS", "") or ROOT / "runs").expanduser().resolve()
+
+
+def figures_root(given: str = "") -> Path:
+    """`given`, else the variable KR_FIGURES, else figures/ in the repository; absolute."""
+    return Path(given or os.environ.get("KR_FIGURES", "") or ROOT / "figures").expanduser().resolve()
+
+
+def stage_dir(root: Path, profile: str, dataset: str, seed: int, stage: str) -> Path:
+    """The folder of a finished stage; `compare` belongs to the profile, every other stage to a dataset and seed."""
+    notebook = STAGES[stage][0]
+    return root / profile / notebook if stage == "compare" else root / profile / dataset / f"seed{seed}" / notebook
+
+
+# ---------------------------------------------------------------- fingerprints
+
+
+def code_hashes(stage: str) -> dict[str, str]:
+    """Hashes of the code that a stage's numbers depend on: its notebook and the kr_utils files it reaches.
+
+    Comments and layout do not count (the parsed code is hashed), nor do cells tagged `parameters`,
+    `figure` or `exercise`, nor files that only draw or store.
+    """
+    path = NOTEBOOKS / f"{STAGES[stage][0]}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    skip = {"parameters", "figure", "exercise"} if stage != "compare" else {"parameters", "exercise"}
+    sources = [
+        "".join(cell["source"])
+        for cell in cells
+        if cell["cell_type"] == "code" and not skip & set(cell["metadata"].get("tags", []))
+    ]
+    code = "\n".join(sources)
+    ignored = PLUMBING if stage == "compare" else PLUMBING | DRAWING
+    hashes, todo = {"notebook": _code_hash(code)}, _imports(code)
+    while todo:
+        name = todo.pop()
+        file = ROOT / "kr_utils" / f"{name}.py"
+        if name in hashes or name in ignored or not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8")
+        hashes[name] = _code_hash(text)
+        todo |= _imports(text)
+    return hashes
+
+
+def _code_hash(code: str) -> str:
+    return hashlib.sha256(ast.unparse(ast.parse(code)).encode()).hexdigest()[:16]
+
+
+def _imports(code: str) -> set[str]:
+    """Names of the kr_utils modules that this code imports."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module == "kr_utils":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kr_utils."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("kr_utils.")}
+    return found
+
+
+def ingredients(stage: str, dataset: str, seed: int, budget: dict, checksum: str, upstream: dict[str, str]) -> dict:
+    """Everything that a stage's result depends on, as plain JSON; `fingerprint` hashes it."""
+    return json.loads(
+        json.dumps(
+            {
+                "stage": stage,
+                "dataset": dataset,
+                "seed": seed,
+                "budget": budget,
+                "checksum": checksum,
+                "code": code_hashes(stage),
+                "upstream": upstream,
+            }
+        )
+    )
+
+
+def fingerprint(parts: dict) -> str:
+    """SHA-256 (16 hex digits) of `ingredients`."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def what_changed(old: dict, new: dict) -> str:
+    """One line: which ingredient differs, for a person deciding whether to wait."""
+    reasons = []
+    for key, before in old.get("budget", {}).items():
+        after = new["budget"].get(key)
+        if before != after:
+            reasons.append(f"{key} {before} -> {after}")
+    for key in sorted(set(old.get("code", {})) | set(new["code"])):
+        if old.get("code", {}).get(key) != new["code"].get(key):
+            reasons.append("the notebook's code changed" if key == "notebook" else f"{key}.py changed")
+    if old.get("checksum") != new["checksum"]:
+        reasons.append("the data changed")
+    for key in sorted(set(old.get("upstream", {})) | set(new["upstream"])):
+        if old.get("upstream", {}).get(key) != new["upstream"].get(key):
+            reasons.append(f"{key} is new")
+    return "; ".join(reasons) or "parameters changed"
+
+
+# ------------------------------------------------------------- reading stages
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage: its folder, manifest and metrics."""
+
+    path: Path
+    manifest: dict
+    metrics: dict
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def npz(self, name: str) -> dict[str, np.ndarray]:
+        import numpy as np
+
+        with np.load(self.path / name, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+
+    def csv(self, name: str) -> list[dict]:
+        """Rows of a CSV file, numbers as floats."""
+        with open(self.path / name, newline="", encoding="utf-8") as file:
+            return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def read(path: Path) -> Done | None:
+    """The finished stage in `path`, or None where there is none or its manifest cannot be used."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        results = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT or manifest["fingerprint"] != fingerprint(manifest["ingredients"]):
+            return None
+        sizes = {name: (path / name).stat().st_size for name in manifest["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Done(path, manifest, results) if sizes == manifest["files"] else None
+
+
+def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
+    """All finished stages of a profile: (dataset, seed) -> stage -> Done, in order."""
+    found: dict[tuple[str, int], dict[str, Done]] = {}
+    for folder in sorted((root / profile).glob("*/seed*"), key=lambda p: (p.parent.name, len(p.name), p.name)):
+        if not folder.name[4:].isdigit():
+            continue
+        done = {s: read(folder / STAGES[s][0]) for s in STAGES if s != "compare"}
+        done = {stage: item for stage, item in done.items() if item is not None}
+        if done:
+            found[folder.parent.name, int(folder.name[4:])] = done
+    return found
+
+
+# ------------------------------------------------------------- writing stages
+
+
+@dataclass
+class Stage:
+    """A stage at work: collects files in its partial folder, becomes done by `finish`."""
+
+    name: str
+    final: Path
+    parts: dict  # ingredients
+    parameters: dict
+    upstream: dict[str, Done] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+
+    @property
+    def folder(self) -> Path:
+        return self.final.with_name(self.final.name + ".partial")
+
+    def file(self, name: str) -> Path:
+        """Where to write an artefact."""
+        return self.folder / name
+
+    def write_json(self, name: str, value: dict) -> None:
+        write_atomic(self.file(name), json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+    def write_csv(self, name: str, rows: list[dict]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.file(name), text.getvalue())
+
+    def write_npz(self, name: str, **arrays: np.ndarray) -> None:
+        import numpy as np
+
+        np.savez_compressed(self.file(name), **{key: np.asarray(value) for key, value in arrays.items()})
+
+    def finish(self, results: dict) -> Path:
+        """Write metrics.json, then manifest.json, then give the folder its final name."""
+        self.write_json("metrics.json", results)
+        manifest = {
+            "format": FORMAT,
+            "fingerprint": fingerprint(self.parts),
+            "ingredients": self.parts,
+            "parameters": self.parameters,
+            "git_commit": git_commit(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "started": datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self.started, 1),
+            "files": {p.name: p.stat().st_size for p in sorted(self.folder.iterdir()) if p.is_file()},
+        }
+        self.write_json("manifest.json", manifest)
+        old = self.final.with_name(self.final.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.final.exists():
+            self.final.rename(old)
+        self.folder.rename(self.final)
+        shutil.rmtree(old, ignore_errors=True)
+        return self.final
+
+
+def begin(
+    stage: str, budget, *, dataset: str, profile: str, seed: int, checksum: str, runs_dir: str | Path = ""
+) -> Stage:
+    """Open a stage for writing, in an empty partial folder.
+
+    Parameters
+    ----------
+    budget : the stage's frozen dataclass from `profiles.budget`
+    checksum : of the dataset
+
+    Raises
+    ------
+    InputError
+        A stage that this one reads is not finished; the message says how to run it.
+    """
+    root = runs_root(str(runs_dir))
+    upstream = {}
+    for need in STAGES[stage][1]:
+        done = read(stage_dir(root, profile, dataset, seed, need))
+        if done is None:
+            raise InputError(
+                f"{STAGES[stage][0]} needs the results of {STAGES[need][0]} ({dataset}, profile {profile}, seed {seed}): "
+                f"run notebooks/{STAGES[need][0]}.ipynb first, or `python run_all.py --profile {profile} "
+                f"--datasets {dataset} --seeds {seed} --until {need}`"
+            )
+        upstream[need] = done
+    if stage == "compare":
+        upstream = {
+            f"{name}/seed{k}/{s}": done
+            for (name, k), stages in find(root, profile).items()
+            if "membership" in stages
+            for s, done in stages.items()
+        }
+    prints = {name: done.manifest["fingerprint"] for name, done in upstream.items()}
+    parts = ingredients(stage, dataset, seed, asdict(budget), checksum, prints)
+    opened = Stage(
+        stage,
+        stage_dir(root, profile, dataset, seed, stage),
+        parts,
+        {"dataset": dataset, "profile": profile, "seed": seed},
+        upstream,
+    )
+    shutil.rmtree(opened.folder, ignore_errors=True)
+    opened.folder.mkdir(parents=True)
+    return opened
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new content, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+# ----------------------------------------------------------------- provenance
+
+
+def git_commit() -> str | None:
+    """The commit this code was run from, "+changes" if the tree differs from it; None outside git."""
+    try:
+        call = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 10, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **call).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain", "--", "kr_utils", "notebooks"], **call).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if dirty else "")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that compute."""
+    names = ("torch", "torchvision", "diffusers", "medmnist", "numpy", "scikit-learn", "papermill")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def hardware() -> dict:
+    """Processor, cores, threads of torch, GPU."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else None
+    return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads() if torch else None, "gpu": gpu}

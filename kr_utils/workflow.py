@@ -1,0 +1,212 @@
+"""The stage graph over papermill: what must run, why, and running it. Never imports torch or diffusers."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kr_utils import InputError, profiles, runs
+
+
+class StageFailed(RuntimeError):
+    """A notebook raised; the message names the cell, its error, and where the partial notebook is."""
+
+
+@dataclass(frozen=True, eq=False)  # a job is its own key
+class Job:
+    """One stage of one dataset and seed: whether it runs, and why."""
+
+    stage: str
+    dataset: str
+    seed: int
+    folder: Path
+    parameters: dict
+    fingerprint: str
+    reuse: bool
+    reason: str
+    seconds: float | None  # it took last time
+
+    @property
+    def title(self) -> str:
+        where = "all runs" if self.stage == "compare" else f"{self.dataset} seed {self.seed}"
+        return f"{where}  {runs.STAGES[self.stage][0]}"
+
+
+def stages_until(until: str | None) -> list[str]:
+    """The stages to run, in order; `until` is the last one (default: all)."""
+    names = list(runs.STAGES)
+    if until is None:
+        return names
+    if until not in names:
+        raise InputError(f"unknown stage {until[:60]!r} in --until; choose one of: {', '.join(names)}")
+    return names[: names.index(until) + 1]
+
+
+def parse_settings(settings: list[str], profile: str) -> dict[str, dict]:
+    """`stage.field=value` texts -> {stage: {field: value}}, checked against the profile's budgets."""
+    out: dict[str, dict] = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        stage, dot, field = name.strip().partition(".")
+        if not (equals and dot and stage and field):
+            raise InputError(f"--set {text[:80]!r}: write stage.field=value, such as generator.steps=3000")
+        parsed = profiles.budget(stage, profile, {field: value.strip()})
+        out.setdefault(stage, {})[field] = getattr(parsed, field)
+    return out
+
+
+def plan(
+    profile: str,
+    datasets: list[str],
+    seeds: list[int],
+    checksums: dict[str, str],
+    *,
+    overrides: dict[str, dict],
+    root: Path,
+    figures: Path,
+    data_root: str = "",
+    until: str | None = None,
+    force: bool = False,
+) -> list[Job]:
+    """Every stage in running order, each marked run or reuse with the reason.
+
+    Parameters
+    ----------
+    checksums : dataset -> checksum of its content
+    overrides : as `parse_settings` makes them
+    root, figures : absolute folders of runs and figures
+    """
+    jobs: list[Job] = []
+    wanted = stages_until(until)
+    common = {"profile": profile, "runs_dir": str(root), "interactive": False}
+    predicted: dict[str, str] = {}
+    for (dataset, seed), done in runs.find(root, profile).items():
+        if "membership" in done:
+            predicted |= {f"{dataset}/seed{seed}/{s}": item.manifest["fingerprint"] for s, item in done.items()}
+    for dataset in datasets:
+        for seed in seeds:
+            prints: dict[str, str] = {}
+            for stage in [s for s in wanted if s != "compare"]:
+                upstream = {need: prints[need] for need in runs.STAGES[stage][1]}
+                parameters = {**common, "dataset": dataset, "seed": seed, "data_root": data_root}
+                job = _job(stage, dataset, seed, checksums[dataset], upstream, overrides, parameters, root, force)
+                prints[stage] = job.fingerprint
+                jobs.append(job)
+            if "membership" in wanted:
+                predicted |= {f"{dataset}/seed{seed}/{s}": value for s, value in prints.items()}
+    if "compare" in wanted:
+        parameters = {**common, "figures_dir": str(figures)}
+        jobs.append(_job("compare", "", 0, "", predicted, overrides, parameters, root, force))
+    return jobs
+
+
+def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, force) -> Job:
+    profile = parameters["profile"]
+    budget = profiles.budget(stage, profile, overrides.get(stage))
+    parts = runs.ingredients(stage, dataset, seed, asdict(budget), checksum, upstream)
+    folder = runs.stage_dir(root, profile, dataset, seed, stage)
+    done = runs.read(folder)
+    now = runs.fingerprint(parts)
+    if done is None:
+        reason = "its files are incomplete" if folder.exists() else "not run yet"
+    elif force:
+        reason = "--force"
+    elif done.manifest["fingerprint"] != now:
+        reason = runs.what_changed(done.manifest["ingredients"], parts)
+    elif stage == "compare" and not _figures_stand(done, Path(parameters["figures_dir"])):
+        reason = "its figures are not in the figures folder"
+    else:
+        reason = "up to date"
+    return Job(
+        stage,
+        dataset,
+        seed,
+        folder,
+        {**parameters, "overrides": overrides.get(stage, {})},
+        now,
+        reason == "up to date",
+        reason,
+        done.manifest["seconds"] if done else None,
+    )
+
+
+def _figures_stand(done: runs.Done, figures: Path) -> bool:
+    return all((figures / name).is_file() for name in done.metrics.get("figures", []))
+
+
+def declared_parameters(notebook: Path) -> set[str]:
+    """Names assigned in the cell tagged `parameters`."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            tree = ast.parse("".join(cell["source"]))
+            return {node.target.id for node in tree.body if isinstance(node, ast.AnnAssign)}
+    return set()
+
+
+def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> float:
+    """Run one stage's notebook; returns seconds, kernel start included.
+
+    The executed notebook ends as `notebook.ipynb` in the stage's folder. papermill only warns of an
+    unknown parameter, so that is refused here.
+
+    Raises
+    ------
+    StageFailed
+        A cell raised, or the kernel died; the partial notebook is kept beside the stage's folder.
+    """
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(runs.ROOT), os.environ.get("PYTHONPATH", "")]))
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    import papermill
+    from papermill.exceptions import PapermillException, PapermillExecutionError
+
+    notebook = runs.NOTEBOOKS / f"{runs.STAGES[job.stage][0]}.ipynb"
+    unknown = set(job.parameters) - declared_parameters(notebook)
+    if unknown:
+        raise StageFailed(f"{notebook.name} declares no parameter {sorted(unknown)[0]!r}")
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = job.folder.with_name(f"{job.folder.name}.failed.ipynb")
+    started = time.time()
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(partial),
+            parameters=job.parameters,
+            kernel_name="python3",
+            cwd=str(runs.NOTEBOOKS),
+            progress_bar=False,
+            stdout_file=_Lines(on_line),
+            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about TCP on loopback
+        )
+    except PapermillExecutionError as error:
+        reason = str(error.evalue).strip().splitlines() or [""]
+        raise StageFailed(f"{notebook.name}, cell {error.cell_index}: {error.ename}: {reason[0]}; see {partial}") from error
+    except (PapermillException, RuntimeError, OSError) as error:  # nbclient's DeadKernelError is a RuntimeError
+        raise StageFailed(f"{notebook.name}: {str(error).strip().splitlines()[0]}; see {partial}") from error
+    done = runs.read(job.folder)
+    if done is None or done.manifest["fingerprint"] != job.fingerprint:
+        raise StageFailed(f"{notebook.name} ran but left no result that matches its plan; see {partial}")
+    shutil.move(partial, job.folder / "notebook.ipynb")
+    return time.time() - started
+
+
+class _Lines:
+    """A file that hands each complete line of a notebook's standard output to a function."""
+
+    def __init__(self, on_line: Callable[[str], None]):
+        self.on_line, self.rest = on_line, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self.on_line(line.strip())
+        return len(text)
+
+    def flush(self) -> None:
+        pass

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""Run Knowledge Recycling: every notebook, per dataset and seed, reusing what stands; then the figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from kr_utils import InputError, profiles, runs, workflow
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="run_all.py",
+        description=__doc__,
+        epilog="Examples: run_all.py | run_all.py --datasets breastmnist --data-root ~/medmnist --profile laptop "
+        "| run_all.py --seeds 0,1,2 --dry-run",
+    )
+    p.add_argument("--profile", default="quick", help=f"how much work: {', '.join(profiles.PROFILES)} (default quick)")
+    p.add_argument("--datasets", default="digits", help="names, comma-separated (default digits); see --list")
+    p.add_argument("--seeds", default="0", help="whole numbers, comma-separated (default 0)")
+    p.add_argument("--data-root", default="", help="folder of data files (default: KR_DATA, else ~/.cache/knowledge-recycling)")
+    p.add_argument("--runs-dir", default="", help="where results go (default: KR_RUNS, else runs/)")
+    p.add_argument("--figures-dir", default="", help="where figures go (default: KR_FIGURES, else figures/)")
+    p.add_argument("--until", metavar="STAGE", help=f"stop after this stage: {', '.join(runs.STAGES)}")
+    p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="change a budget (repeatable)")
+    p.add_argument("--dry-run", action="store_true", help="say what would run or be reused, and why; run nothing")
+    p.add_argument("--force", action="store_true", help="run every stage, even where its result stands")
+    p.add_argument("--keep-going", action="store_true", help="after a failed stage go on with other datasets and seeds")
+    p.add_argument("--list", action="store_true", help="list datasets, profiles with their budgets, and stages")
+    p.add_argument("--debug", action="store_true", help="show tracebacks and all notebook output")
+    return p
+
+
+def names(text: str, option: str) -> list[str]:
+    """Split a comma-separated list; refuse an empty one, drop repeats."""
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items:
+        raise InputError(f"{option} is empty; name at least one")
+    return list(dict.fromkeys(items))
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Seeds 0 .. 2^31 - 1."""
+    for item in names(text, "--seeds"):
+        if not (item.isascii() and item.isdigit() and int(item) < 2**31):
+            raise InputError(f"--seeds has {item[:40]!r}; give whole numbers from 0 to {2**31 - 1}, such as 0,1,2")
+    return [int(item) for item in names(text, "--seeds")]
+
+
+def show_list() -> None:
+    from dataclasses import asdict
+
+    from kr_utils import data
+
+    print("datasets (name: title, classes, licence)")
+    for name, info in data.INFO.items():
+        print(f"  {name}: {info.title}, {info.classes} classes, {info.licence}")
+    for name, why in data.REFUSED.items():
+        print(f"  {name}: refused, it {why}")
+    print("profiles (change a field with --set stage.field=value)")
+    for profile, budgets in profiles.PROFILES.items():
+        print(f"  {profile}")
+        for stage, budget in asdict(budgets).items():
+            print(f"    {stage}: " + ", ".join(f"{key}={value}" for key, value in budget.items()))
+
+
+class Reporter:
+    """Progress: one line per stage, and while it runs the notebook's latest line (or, without a terminal, one every 30 s)."""
+
+    def __init__(self, every: bool):
+        from rich.console import Console
+
+        self.console, self.every, self.last, self.status = Console(highlight=False), every, time.time(), None
+
+    def start(self, job: workflow.Job, number: int, total: int) -> None:
+        self.title, self.last = f"[{number}/{total}] {job.title}", time.time()
+        usual = f", {job.seconds:.0f} s last time" if job.seconds else ""
+        self.say(f"{self.title}  ({job.reason}{usual})")
+        if self.console.is_terminal:
+            self.status = self.console.status(self.title)
+            self.status.start()
+
+    def line(self, text: str) -> None:
+        if self.status:
+            self.status.update(f"{self.title}: {text[:100]}".replace("[", "\\["))
+        if self.every or (not self.status and time.time() - self.last > 30):
+            self.last = time.time()
+            self.say(f"      {text[:160]}")
+
+    def stop(self) -> None:
+        if self.status:
+            self.status.stop()
+            self.status = None
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+def run(jobs: list[workflow.Job], reporter: Reporter, keep_going: bool, debug: bool) -> tuple[dict, list[str]]:
+    """Execute the jobs that must run; returns seconds per job and the failures."""
+    seconds, failures, broken = {}, [], set()
+    for number, job in enumerate(jobs, 1):
+        where = (job.dataset, job.seed)
+        if job.reuse:
+            reporter.say(f"[{number}/{len(jobs)}] {job.title}  reused")
+            continue
+        if where in broken:
+            reporter.say(f"[{number}/{len(jobs)}] {job.title}  skipped: an earlier stage failed")
+            continue
+        if job.stage == "compare" and failures:
+            reporter.say(f"[{number}/{len(jobs)}] {job.title}  skipped: the figures would lack failed runs")
+            continue
+        reporter.start(job, number, len(jobs))
+        try:
+            seconds[job] = workflow.execute(job, reporter.line)
+        except workflow.StageFailed as error:
+            if debug:
+                raise
+            failures.append(f"{job.title}: {error}")
+            broken.add(where)
+            if not keep_going:
+                break
+        finally:
+            reporter.stop()
+    return seconds, failures
+
+
+def summary(jobs: list[workflow.Job], seconds: dict, reporter: Reporter) -> None:
+    """The closing table: the numbers of every dataset and seed, and minutes (of this run, or of the reused result)."""
+    from rich.table import Table
+
+    table = Table("dataset", "seed", "real test acc", "CAS", "gap (points)", "loss AUC real", "loss AUC Student", "minutes")
+    for where in dict.fromkeys((j.dataset, j.seed) for j in jobs if j.stage != "compare"):
+        mine = {j.stage: (j, runs.read(j.folder)) for j in jobs if (j.dataset, j.seed) == where and j.stage != "compare"}
+        done = {stage: d for stage, (_, d) in mine.items() if d}
+        cells = [where[0], str(where[1])] + ["-"] * 5
+        if "teacher" in done:
+            cells[2] = f"{done['teacher'].metrics['test_accuracy']:.4f}"
+        if "distillation" in done:
+            m = done["distillation"].metrics
+            cells[3] = f"{m['cas']:.4f}"
+            cells[4] = f"{100 * m['cas_gap']:+.2f} [{100 * m['gap_low']:+.2f}, {100 * m['gap_high']:+.2f}]"
+        if "membership" in done:
+            cells[5:7] = [f"{done['membership'].metrics[who]['loss']['auc']:.3f}" for who in ("real", "student")]
+        total = sum(seconds.get(j, d.manifest["seconds"] if d else 0) for j, d in mine.values())
+        table.add_row(*cells, f"{total / 60:.1f}")
+    reporter.console.print(table)
+    per_stage: dict[str, float] = {}
+    for job, value in seconds.items():
+        per_stage[job.stage] = per_stage.get(job.stage, 0) + value
+    if per_stage:
+        reporter.say("minutes by stage: " + ", ".join(f"{s} {v / 60:.1f}" for s, v in per_stage.items()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        if args.list:
+            show_list()
+            return 0
+        seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
+        overrides = workflow.parse_settings(args.set, args.profile)
+        profiles.budget("start", args.profile)
+        workflow.stages_until(args.until)
+        root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
+        from kr_utils import data
+
+        for name in datasets:
+            data.require_name(name)
+        data_root = str(data.data_root(args.data_root))
+        checksums = {name: data.check(name, args.data_root) for name in datasets}
+        jobs = workflow.plan(
+            args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
+            data_root=data_root, until=args.until, force=args.force,
+        )  # fmt: skip
+        if args.dry_run:
+            for job in jobs:
+                last = f"  ({job.seconds / 60:.1f} min last time)" if job.seconds else ""
+                print(f"{'reuse' if job.reuse else 'run':5}  {job.title}: {job.reason}{last}")
+            return 0
+        reporter = Reporter(args.debug)
+        seconds, failures = run(jobs, reporter, args.keep_going, args.debug)
+        summary(jobs, seconds, reporter)
+        for failure in failures:
+            print(f"failed: {failure}", file=sys.stderr)
+        if not failures and jobs[-1].stage == "compare":
+            reporter.say(f"figures and tables: {figures / args.profile}")
+        return 1 if failures else 0
+    except InputError as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; finished stages are kept: the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
