@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 
-from kr_utils import InputError, profiles, runs, workflow
+from kr_utils import InputError, fingerprints, profiles, runs, workflow
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,11 +20,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--profile", default="quick", help=f"how much work: {', '.join(profiles.PROFILES)} (default quick)")
     p.add_argument("--datasets", default="digits", help="names, comma-separated (default digits); see --list")
     p.add_argument("--seeds", default="0", help="whole numbers, comma-separated (default 0)")
-    p.add_argument("--data-root", default="", help="folder of data files (default: KR_DATA, else ~/.cache/knowledge-recycling)")
+    p.add_argument(
+        "--data-root", default="", help="folder of data files (default: KR_DATA, else ~/.cache/knowledge-recycling)"
+    )
     p.add_argument("--runs-dir", default="", help="where results go (default: KR_RUNS, else runs/)")
     p.add_argument("--figures-dir", default="", help="where figures go (default: KR_FIGURES, else figures/)")
-    p.add_argument("--until", metavar="STAGE", help=f"stop after this stage: {', '.join(runs.STAGES)}")
-    p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="change a budget (repeatable)")
+    p.add_argument("--until", metavar="STAGE", help=f"stop after this stage: {', '.join(fingerprints.STAGES)}")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="change a budget (repeatable)"
+    )
     p.add_argument("--dry-run", action="store_true", help="say what would run or be reused, and why; run nothing")
     p.add_argument("--force", action="store_true", help="run every stage, even where its result stands")
     p.add_argument("--keep-going", action="store_true", help="after a failed stage go on with other datasets and seeds")
@@ -67,7 +71,7 @@ def show_list() -> None:
 
 
 class Reporter:
-    """Progress: one line per stage, and while it runs the notebook's latest line (or, without a terminal, one every 30 s)."""
+    """One line per stage; while it runs, the notebook's latest line (without a terminal: one every 30 s)."""
 
     def __init__(self, every: bool):
         from rich.console import Console
@@ -93,6 +97,15 @@ class Reporter:
         if self.status:
             self.status.stop()
             self.status = None
+
+    def table(self, columns: tuple[str, ...], rows: list[list[str]]) -> None:
+        """The closing table; real and CAS are test accuracies, AUC is the loss attack's."""
+        from rich.table import Table
+
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -127,33 +140,6 @@ def run(jobs: list[workflow.Job], reporter: Reporter, keep_going: bool, debug: b
     return seconds, failures
 
 
-def summary(jobs: list[workflow.Job], seconds: dict, reporter: Reporter) -> None:
-    """The closing table: the numbers of every dataset and seed, and minutes (of this run, or of the reused result)."""
-    from rich.table import Table
-
-    table = Table("dataset", "seed", "real test acc", "CAS", "gap (points)", "loss AUC real", "loss AUC Student", "minutes")
-    for where in dict.fromkeys((j.dataset, j.seed) for j in jobs if j.stage != "compare"):
-        mine = {j.stage: (j, runs.read(j.folder)) for j in jobs if (j.dataset, j.seed) == where and j.stage != "compare"}
-        done = {stage: d for stage, (_, d) in mine.items() if d}
-        cells = [where[0], str(where[1])] + ["-"] * 5
-        if "teacher" in done:
-            cells[2] = f"{done['teacher'].metrics['test_accuracy']:.4f}"
-        if "distillation" in done:
-            m = done["distillation"].metrics
-            cells[3] = f"{m['cas']:.4f}"
-            cells[4] = f"{100 * m['cas_gap']:+.2f} [{100 * m['gap_low']:+.2f}, {100 * m['gap_high']:+.2f}]"
-        if "membership" in done:
-            cells[5:7] = [f"{done['membership'].metrics[who]['loss']['auc']:.3f}" for who in ("real", "student")]
-        total = sum(seconds.get(j, d.manifest["seconds"] if d else 0) for j, d in mine.values())
-        table.add_row(*cells, f"{total / 60:.1f}")
-    reporter.console.print(table)
-    per_stage: dict[str, float] = {}
-    for job, value in seconds.items():
-        per_stage[job.stage] = per_stage.get(job.stage, 0) + value
-    if per_stage:
-        reporter.say("minutes by stage: " + ", ".join(f"{s} {v / 60:.1f}" for s, v in per_stage.items()))
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
@@ -182,7 +168,10 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         reporter = Reporter(args.debug)
         seconds, failures = run(jobs, reporter, args.keep_going, args.debug)
-        summary(jobs, seconds, reporter)
+        reporter.table(workflow.SUMMARY, workflow.summary(jobs, seconds))
+        if seconds:
+            stages = {s: sum(v for job, v in seconds.items() if job.stage == s) for s in fingerprints.STAGES}
+            reporter.say("minutes by stage: " + ", ".join(f"{s} {v / 60:.1f}" for s, v in stages.items() if v))
         for failure in failures:
             print(f"failed: {failure}", file=sys.stderr)
         if not failures and jobs[-1].stage == "compare":

@@ -66,7 +66,9 @@ INFO: dict[str, Info] = {
     "cifar100": Info("CIFAR-100", "torchvision", 100, 3, "not stated by its authors", hflip=True),
     "fashionmnist": Info("Fashion-MNIST", "torchvision", 10, 1, "MIT", hflip=True),
 }
-REFUSED = {"chestmnist": "is multi-label (several findings in one image); Knowledge Recycling needs one class per image"}
+REFUSED = {
+    "chestmnist": "is multi-label (several findings in one image); Knowledge Recycling needs one class per image"
+}
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ def _class_names(name: str, info: Info) -> tuple[str, ...]:
 
         return tuple(FashionMNIST.classes)
     if name == "cifar10":
-        return tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+        return ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     return tuple(str(i) for i in range(info.classes))
 
 

@@ -54,7 +54,9 @@ def _plain(row: dict, total: int | None) -> str:
     return "  ".join(words)
 
 
-def sample_grid(model: generator.Generator, label: int, guidance: float, steps: int, churn: float, seed: int, n: int = 8):
+def sample_grid(
+    model: generator.Generator, label: int, guidance: float, steps: int, churn: float, seed: int, n: int = 8
+):
     """uint8 [n, C, H, W]: images 0..n-1 of the seed, so that a change of one knob changes nothing else."""
     labels = torch.full((n,), label, dtype=torch.int64)
     return generator.sample(model, labels, seed=seed, guidance=guidance, steps=steps, churn=churn).numpy()
@@ -64,7 +66,7 @@ def sampler_panel(model: generator.Generator, class_names: tuple[str, ...], inte
     """Sample the Generator: class, guidance, solver steps, churn. Static twin: three settings, one above the other."""
     if not interactive:
         settings = [(1.0, 3), (1.0, 12), (3.0, 12)]
-        figure, axes = plt.subplots(len(settings), 1, figsize=(5, 0.9 * len(settings) + 0.4), squeeze=False)
+        _, axes = plt.subplots(len(settings), 1, figsize=(5, 0.9 * len(settings) + 0.4), squeeze=False)
         for axis, (guidance, steps) in zip(axes[:, 0], settings, strict=True):
             images = sample_grid(model, 0, guidance, steps, 0.0, seed)
             plots.show_image(axis, plots.tile(images, len(images)))

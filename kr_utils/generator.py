@@ -77,7 +77,9 @@ class Generator(torch.nn.Module):
             num_class_embeds=classes + 1,
         )
 
-    def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor, scheduler: EDMDPMSolverMultistepScheduler) -> Tensor:
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, labels: Tensor, scheduler: EDMDPMSolverMultistepScheduler
+    ) -> Tensor:
         """The raw network output F of EDM eq. 7 for noisy, folded images [N, C, H, W] at noise level sigma [N]."""
         inputs = scheduler.precondition_inputs(noisy, sigma.view(-1, 1, 1, 1))
         # c_noise = log(sigma)/4 spans about [-1.6, 1.1]; diffusers' sinusoids expect a range of hundreds.

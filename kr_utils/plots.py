@@ -229,7 +229,10 @@ def score_histogram(members: np.ndarray, non_members: np.ndarray, threshold: flo
     axis = axis or figure.subplots()
     low, high = np.quantile(np.concatenate([members, non_members]), [0.01, 1])
     edges = np.linspace(low, high + 1e-9, 40)
-    for scores, name, colour in ((members, "members", COLOURS["real"]), (non_members, "non-members", COLOURS["student"])):
+    for scores, name, colour in (
+        (members, "members", COLOURS["real"]),
+        (non_members, "non-members", COLOURS["student"]),
+    ):
         axis.hist(np.clip(scores, low, high), edges, density=True, histtype="step", lw=2, label=name, color=colour)
     axis.axvline(threshold, color="black", ls="--", lw=1.2)
     tpr, fpr = (members >= threshold).mean(), (non_members >= threshold).mean()

@@ -115,9 +115,7 @@ PROFILES: dict[str, Profile] = {
         teacher=Teacher(width=16, depth=14, epochs=60),
         generator=Generator(steps=3000, batch=128, lr=1e-3, width=64, levels=2, ema_decay=0.998, checkpoints=5),
         checkpoints=Checkpoints(epochs=20, students=2, steps=12),
-        tuning=Tuning(
-            epochs=20, students=2, guidance=(1.0, 2.0), steps=(8, 16), churn=(8.0,), threshold=(0.5,)
-        ),
+        tuning=Tuning(epochs=20, students=2, guidance=(1.0, 2.0), steps=(8, 16), churn=(8.0,), threshold=(0.5,)),
         distillation=Distillation(epochs=60, period=5),
         membership=Membership(overfit_epochs=60),
     ),
@@ -190,13 +188,13 @@ def _parse(name: str, value, kind):
     word = "a whole number" if kind is int else "a number"
     try:
         number = kind(value) if isinstance(value, str) or kind is float else value
-        if isinstance(number, bool) or kind is int and number != int(number) or not math.isfinite(number):
+        if isinstance(number, bool) or (kind is int and number != int(number)) or not math.isfinite(number):
             raise ValueError
         number = kind(number)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} is {str(value)[:60]!r}; it must be {word}") from None
     field_name = name.split(".")[1]
-    if number < 0 or number == 0 and field_name not in MAY_BE_ZERO:
+    if number < 0 or (number == 0 and field_name not in MAY_BE_ZERO):
         raise InputError(f"{name} is {number}; it must be {'at least 0' if field_name in MAY_BE_ZERO else 'above 0'}")
     if field_name in AT_MOST_ONE and number > 1:
         raise InputError(f"{name} is {number}; it must be at most 1")

@@ -1,4 +1,4 @@
-"""Where artefacts live, what explains them (manifests), what makes them stale (fingerprints), how they are written.
+"""Where artefacts live, what explains them (manifests), and how they are written.
 
 runs/<profile>/<dataset>/seed<k>/<notebook>/ holds a finished stage. A stage works in a folder beside
 it, `<notebook>.partial`, which is renamed when its manifest has been written, so a half-written stage
@@ -7,46 +7,24 @@ never counts as done.
 
 from __future__ import annotations
 
-import ast
 import csv
 import datetime
-import hashlib
 import io
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kr_utils import InputError
+from kr_utils.fingerprints import ROOT, STAGES, fingerprint, git_commit, hardware, ingredients, versions
 
 if TYPE_CHECKING:
     import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = ROOT / "notebooks"
 FORMAT = 1  # of the manifest
-
-# stage -> (notebook, stages whose files it reads)
-STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "start": ("00_start_here", ()),
-    "teacher": ("01_teacher", ()),
-    "generator": ("02_generator", ()),
-    "checkpoints": ("03_checkpoints", ("teacher", "generator")),
-    "tuning": ("04_tuning", ("teacher", "generator", "checkpoints")),
-    "distillation": ("05_distillation", ("teacher", "generator", "checkpoints", "tuning")),
-    "membership": ("06_membership", ("teacher", "distillation")),
-    "compare": ("08_compare", ()),  # reads every finished run of its profile
-}
-# Files that draw or store but cannot change a number; only 08, which is all drawing, depends on the first two.
-DRAWING = {"plots", "explore"}
-PLUMBING = {"runs", "profiles", "workflow"}
 
 
 def runs_root(given: str = "") -> Path:
@@ -63,94 +41,6 @@ def stage_dir(root: Path, profile: str, dataset: str, seed: int, stage: str) -> 
     """The folder of a finished stage; `compare` belongs to the profile, every other stage to a dataset and seed."""
     notebook = STAGES[stage][0]
     return root / profile / notebook if stage == "compare" else root / profile / dataset / f"seed{seed}" / notebook
-
-
-# ---------------------------------------------------------------- fingerprints
-
-
-def code_hashes(stage: str) -> dict[str, str]:
-    """Hashes of the code that a stage's numbers depend on: its notebook and the kr_utils files it reaches.
-
-    Comments and layout do not count (the parsed code is hashed), nor do cells tagged `parameters`,
-    `figure` or `exercise`, nor files that only draw or store.
-    """
-    path = NOTEBOOKS / f"{STAGES[stage][0]}.ipynb"
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    skip = {"parameters", "figure", "exercise"} if stage != "compare" else {"parameters", "exercise"}
-    sources = [
-        "".join(cell["source"])
-        for cell in cells
-        if cell["cell_type"] == "code" and not skip & set(cell["metadata"].get("tags", []))
-    ]
-    code = "\n".join(sources)
-    ignored = PLUMBING if stage == "compare" else PLUMBING | DRAWING
-    hashes, todo = {"notebook": _code_hash(code)}, _imports(code)
-    while todo:
-        name = todo.pop()
-        file = ROOT / "kr_utils" / f"{name}.py"
-        if name in hashes or name in ignored or not file.is_file():
-            continue
-        text = file.read_text(encoding="utf-8")
-        hashes[name] = _code_hash(text)
-        todo |= _imports(text)
-    return hashes
-
-
-def _code_hash(code: str) -> str:
-    return hashlib.sha256(ast.unparse(ast.parse(code)).encode()).hexdigest()[:16]
-
-
-def _imports(code: str) -> set[str]:
-    """Names of the kr_utils modules that this code imports."""
-    found = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom) and node.module == "kr_utils":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kr_utils."):
-            found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("kr_utils.")}
-    return found
-
-
-def ingredients(stage: str, dataset: str, seed: int, budget: dict, checksum: str, upstream: dict[str, str]) -> dict:
-    """Everything that a stage's result depends on, as plain JSON; `fingerprint` hashes it."""
-    return json.loads(
-        json.dumps(
-            {
-                "stage": stage,
-                "dataset": dataset,
-                "seed": seed,
-                "budget": budget,
-                "checksum": checksum,
-                "code": code_hashes(stage),
-                "upstream": upstream,
-            }
-        )
-    )
-
-
-def fingerprint(parts: dict) -> str:
-    """SHA-256 (16 hex digits) of `ingredients`."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def what_changed(old: dict, new: dict) -> str:
-    """One line: which ingredient differs, for a person deciding whether to wait."""
-    reasons = []
-    for key, before in old.get("budget", {}).items():
-        after = new["budget"].get(key)
-        if before != after:
-            reasons.append(f"{key} {before} -> {after}")
-    for key in sorted(set(old.get("code", {})) | set(new["code"])):
-        if old.get("code", {}).get(key) != new["code"].get(key):
-            reasons.append("the notebook's code changed" if key == "notebook" else f"{key}.py changed")
-    if old.get("checksum") != new["checksum"]:
-        reasons.append("the data changed")
-    for key in sorted(set(old.get("upstream", {})) | set(new["upstream"])):
-        if old.get("upstream", {}).get(key) != new["upstream"].get(key):
-            reasons.append(f"{key} is new")
-    return "; ".join(reasons) or "parameters changed"
 
 
 # ------------------------------------------------------------- reading stages
@@ -294,9 +184,10 @@ def begin(
     for need in STAGES[stage][1]:
         done = read(stage_dir(root, profile, dataset, seed, need))
         if done is None:
+            notebook = STAGES[need][0]
             raise InputError(
-                f"{STAGES[stage][0]} needs the results of {STAGES[need][0]} ({dataset}, profile {profile}, seed {seed}): "
-                f"run notebooks/{STAGES[need][0]}.ipynb first, or `python run_all.py --profile {profile} "
+                f"{STAGES[stage][0]} needs the results of {notebook} ({dataset}, profile {profile}, seed {seed}): "
+                f"run notebooks/{notebook}.ipynb first, or `python run_all.py --profile {profile} "
                 f"--datasets {dataset} --seeds {seed} --until {need}`"
             )
         upstream[need] = done
@@ -326,41 +217,3 @@ def write_atomic(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
-
-
-# ----------------------------------------------------------------- provenance
-
-
-def git_commit() -> str | None:
-    """The commit this code was run from, "+changes" if the tree differs from it; None outside git."""
-    try:
-        call = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 10, "check": True}
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], **call).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "--", "kr_utils", "notebooks"], **call).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+changes" if dirty else "")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that compute."""
-    names = ("torch", "torchvision", "diffusers", "medmnist", "numpy", "scikit-learn", "papermill")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-def hardware() -> dict:
-    """Processor, cores, threads of torch, GPU."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    torch = sys.modules.get("torch")
-    gpu = torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else None
-    return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads() if torch else None, "gpu": gpu}

@@ -47,9 +47,7 @@ def score(
     """
     correct, losses, accepted = [], [], []
     for k in range(students):
-        stream = SyntheticStream(
-            model, knobs, counts, seed=seed + k, period=period, teacher=teacher, device=device
-        )
+        stream = SyntheticStream(model, knobs, counts, seed=seed + k, period=period, teacher=teacher, device=device)
         student, _ = train_student(
             recipe,
             stream,

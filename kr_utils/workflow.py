@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kr_utils import InputError, profiles, runs
+from kr_utils import InputError, fingerprints, profiles, runs
+
+SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "AUC real", "AUC Student", "minutes")
 
 
 class StageFailed(RuntimeError):
@@ -35,12 +37,12 @@ class Job:
     @property
     def title(self) -> str:
         where = "all runs" if self.stage == "compare" else f"{self.dataset} seed {self.seed}"
-        return f"{where}  {runs.STAGES[self.stage][0]}"
+        return f"{where}  {fingerprints.STAGES[self.stage][0]}"
 
 
 def stages_until(until: str | None) -> list[str]:
     """The stages to run, in order; `until` is the last one (default: all)."""
-    names = list(runs.STAGES)
+    names = list(fingerprints.STAGES)
     if until is None:
         return names
     if until not in names:
@@ -93,7 +95,7 @@ def plan(
         for seed in seeds:
             prints: dict[str, str] = {}
             for stage in [s for s in wanted if s != "compare"]:
-                upstream = {need: prints[need] for need in runs.STAGES[stage][1]}
+                upstream = {need: prints[need] for need in fingerprints.STAGES[stage][1]}
                 parameters = {**common, "dataset": dataset, "seed": seed, "data_root": data_root}
                 job = _job(stage, dataset, seed, checksums[dataset], upstream, overrides, parameters, root, force)
                 prints[stage] = job.fingerprint
@@ -109,16 +111,16 @@ def plan(
 def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, force) -> Job:
     profile = parameters["profile"]
     budget = profiles.budget(stage, profile, overrides.get(stage))
-    parts = runs.ingredients(stage, dataset, seed, asdict(budget), checksum, upstream)
+    parts = fingerprints.ingredients(stage, dataset, seed, asdict(budget), checksum, upstream)
     folder = runs.stage_dir(root, profile, dataset, seed, stage)
     done = runs.read(folder)
-    now = runs.fingerprint(parts)
+    now = fingerprints.fingerprint(parts)
     if done is None:
         reason = "its files are incomplete" if folder.exists() else "not run yet"
     elif force:
         reason = "--force"
     elif done.manifest["fingerprint"] != now:
-        reason = runs.what_changed(done.manifest["ingredients"], parts)
+        reason = fingerprints.what_changed(done.manifest["ingredients"], parts)
     elif stage == "compare" and not _figures_stand(done, Path(parameters["figures_dir"])):
         reason = "its figures are not in the figures folder"
     else:
@@ -138,6 +140,30 @@ def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, 
 
 def _figures_stand(done: runs.Done, figures: Path) -> bool:
     return all((figures / name).is_file() for name in done.metrics.get("figures", []))
+
+
+def summary(jobs: list[Job], seconds: dict[Job, float]) -> list[list[str]]:
+    """Rows of the closing table, one per dataset and seed: the columns of `SUMMARY`, "-" where nothing is known yet.
+
+    seconds : of the jobs that ran now; a reused stage counts with the seconds its result once took
+    """
+    rows = []
+    jobs = [job for job in jobs if job.stage != "compare"]
+    for where in dict.fromkeys((job.dataset, job.seed) for job in jobs):
+        mine = {job: runs.read(job.folder) for job in jobs if (job.dataset, job.seed) == where}
+        found = {job.stage: done.metrics for job, done in mine.items() if done}
+        row = [where[0], str(where[1])] + ["-"] * 5
+        if "teacher" in found:
+            row[2] = f"{found['teacher']['test_accuracy']:.4f}"
+        if "distillation" in found:
+            m = found["distillation"]
+            row[3] = f"{m['cas']:.4f}"
+            row[4] = f"{100 * m['cas_gap']:+.2f} [{100 * m['gap_low']:+.2f}, {100 * m['gap_high']:+.2f}]"
+        if "membership" in found:
+            row[5:7] = [f"{found['membership'][who]['loss']['auc']:.3f}" for who in ("real", "student")]
+        total = sum(seconds.get(job, done.manifest["seconds"] if done else 0) for job, done in mine.items())
+        rows.append([*row, f"{total / 60:.1f}"])
+    return rows
 
 
 def declared_parameters(notebook: Path) -> set[str]:
@@ -160,12 +186,12 @@ def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> flo
     StageFailed
         A cell raised, or the kernel died; the partial notebook is kept beside the stage's folder.
     """
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(runs.ROOT), os.environ.get("PYTHONPATH", "")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(fingerprints.ROOT), os.environ.get("PYTHONPATH", "")]))
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     import papermill
     from papermill.exceptions import PapermillException, PapermillExecutionError
 
-    notebook = runs.NOTEBOOKS / f"{runs.STAGES[job.stage][0]}.ipynb"
+    notebook = fingerprints.NOTEBOOKS / f"{fingerprints.STAGES[job.stage][0]}.ipynb"
     unknown = set(job.parameters) - declared_parameters(notebook)
     if unknown:
         raise StageFailed(f"{notebook.name} declares no parameter {sorted(unknown)[0]!r}")
@@ -178,14 +204,16 @@ def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> flo
             str(partial),
             parameters=job.parameters,
             kernel_name="python3",
-            cwd=str(runs.NOTEBOOKS),
+            cwd=str(fingerprints.NOTEBOOKS),
             progress_bar=False,
             stdout_file=_Lines(on_line),
             extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about TCP on loopback
         )
     except PapermillExecutionError as error:
         reason = str(error.evalue).strip().splitlines() or [""]
-        raise StageFailed(f"{notebook.name}, cell {error.cell_index}: {error.ename}: {reason[0]}; see {partial}") from error
+        raise StageFailed(
+            f"{notebook.name}, cell {error.cell_index}: {error.ename}: {reason[0]}; see {partial}"
+        ) from error
     except (PapermillException, RuntimeError, OSError) as error:  # nbclient's DeadKernelError is a RuntimeError
         raise StageFailed(f"{notebook.name}: {str(error).strip().splitlines()[0]}; see {partial}") from error
     done = runs.read(job.folder)

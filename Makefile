@@ -1,0 +1,36 @@
+# Two commands: `make figures` and `make test`. Both make .venv and install what they need on first use.
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# Absolute: nothing on PATH or in a user's site-packages may be picked up instead.
+RUN := PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1 $(CURDIR)/$(BIN)/python
+
+.PHONY: figures test lab lint clean
+
+figures: $(VENV)/.installed  ## reproduce the figures (digits, quick, seed 0); ARGS="--datasets breastmnist" for others
+	$(RUN) run_all.py $(ARGS)
+
+test: $(VENV)/.installed  ## unit, property and notebook tests; ARGS="-m 'not slow'" for the fast ones
+	$(RUN) -m pytest $(ARGS)
+
+lab: $(VENV)/.installed  ## the tutorial in JupyterLab
+	$(RUN) -m jupyterlab --notebook-dir=notebooks $(ARGS)
+
+lint: $(VENV)/.installed  ## format and lint, code and notebooks
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:  ## remove the environment and all runs
+	rm -rf $(VENV) runs
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.11 figures"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+	  { echo "error: $(PYTHON) has no venv; install it (Debian: apt-get install python3-venv) and try again"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
+	touch $@

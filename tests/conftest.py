@@ -1,0 +1,74 @@
+"""Shared fixtures: small real data, a tiny trained Generator, isolated run folders."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from kr_utils import classifier, data, generator
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path, monkeypatch):
+    """No test reads the user's data or writes into the user's runs."""
+    monkeypatch.setenv("KR_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("KR_FIGURES", str(tmp_path / "figures"))
+    torch.manual_seed(1234)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def teacher(digits):
+    """A Teacher that has learned digits a little (about 90 %)."""
+    model = classifier.build(10, 1, 8, 8, seed=0)
+    augment = classifier.Augmentation(1)
+    options = {"epochs": 6, "batch": 64, "lr": 0.1, "weight_decay": 5e-4, "augment": augment, "seed": 0}
+    classifier.fit(model, lambda epoch: digits.train, digits.val, **options)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(digits):
+    """A Generator after 40 steps: cheap, and no longer the zero function."""
+    model = generator.build(10, digits.train.images, width=16, levels=1, layers=1, fold=2, seed=0)
+    generator.fit(
+        model,
+        digits.train.images,
+        digits.train.labels,
+        steps=40,
+        batch=32,
+        lr=2e-3,
+        ema_decay=0.9,
+        label_dropout=0.1,
+        hflip=False,
+        vflip=False,
+        seed=0,
+        checkpoints=1,
+    )
+    return model
+
+
+@pytest.fixture
+def medical():
+    """Folder with real MedMNIST files; skipped where there is none, an error where KR_REQUIRE_DATA is set."""
+    folder = os.environ.get("KR_DATA", "")
+    if folder and os.path.isfile(os.path.join(folder, "breastmnist.npz")):
+        return folder
+    assert not os.environ.get("KR_REQUIRE_DATA"), "KR_DATA must name a folder with breastmnist.npz"
+    pytest.skip("set KR_DATA to a folder with breastmnist.npz and retinamnist.npz to run this")
+
+
+def med_arrays(n=(12, 6, 6), classes=2, channels=None, size=28, seed=0):
+    """The six arrays of a valid MedMNIST-like file."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for split, count in zip(data.SPLITS, n):
+        shape = (count, size, size) if channels is None else (count, size, size, channels)
+        arrays[f"{split}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(count) % classes).astype(np.uint8)[:, None]
+    return arrays

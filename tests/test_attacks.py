@@ -1,0 +1,100 @@
+"""Attack scores against plain re-computation; attacks must find leakage where it is, and none where it is not."""
+
+import math
+
+import numpy as np
+import pytest
+
+from kr_utils import attacks, metrics
+
+
+def plain_scores(logits, label):
+    p = [math.exp(v - max(logits)) for v in logits]
+    p = [v / sum(p) for v in p]
+    modified = -(1 - p[label]) * math.log(p[label])
+    modified -= sum(q * math.log(1 - q) for k, q in enumerate(p) if k != label)
+    return {"loss": math.log(p[label]), "confidence": math.log(max(p)), "entropy": -modified}
+
+
+def test_scores_against_the_formulas_written_out():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (50, 4)), rng.integers(0, 4, 50)
+    fast = attacks.scores(logits, labels)
+    for k in range(50):
+        for name, value in plain_scores(logits[k].tolist(), labels[k]).items():
+            assert fast[name][k] == pytest.approx(value, abs=1e-9), name
+
+
+def test_scores_of_a_near_certain_network_stay_finite_and_ordered():
+    logits = np.array([[40.0, 0, 0], [60.0, 0, 0], [80.0, 0, 0]], np.float32)
+    for name, values in attacks.scores(logits, np.zeros(3, int)).items():
+        assert np.isfinite(values).all(), name
+        assert (np.diff(values) >= 0).all(), f"{name}: more certain must not score lower"
+    right, wrong = (attacks.scores(logits, np.full(3, k))["entropy"] for k in (0, 1))
+    assert (right > wrong).all()
+    assert np.isfinite(wrong).all()
+
+
+def leaky(rng, n, shift, labels):
+    """Logits whose true class is `shift` more certain."""
+    logits = rng.normal(size=(n, 3))
+    logits[np.arange(n), labels] += 2 + shift
+    return logits
+
+
+def test_a_leak_is_found_and_its_absence_too():
+    rng = np.random.default_rng(0)
+    y_in, y_out = rng.integers(0, 3, 1500), rng.integers(0, 3, 1500)
+    for shift, found in ((1.5, True), (0.0, False)):
+        scored = attacks.attack(leaky(rng, 1500, shift, y_in), y_in, leaky(rng, 1500, 0, y_out), y_out)
+        for name, row in attacks.audit(scored, draws=200).items():
+            assert (row["auc_low"] > 0.55) == found, (name, shift)
+            assert (row["advantage"] > 0.1) == found, (name, shift)
+            assert row["auc_low"] <= row["auc"] <= row["auc_high"]
+            assert row["tpr_at_01pct_fpr"] is not None
+
+
+def test_per_class_thresholds_see_what_a_common_one_cannot():
+    """Class 1 scores ten higher, member or not: within each class members lead by one."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 1000)
+    inside, outside = rng.normal(1.5, 0.5, 2000) + 10 * y, rng.normal(0, 0.5, 2000) + 10 * y
+    per_class = attacks.per_class_offsets(inside, outside, y, y)
+    assert metrics.attack_auc(inside, outside) < 0.8
+    assert metrics.attack_auc(*per_class) > 0.95
+    assert (per_class[0] >= 0).mean() > 0.9, "members lie above their class's threshold"
+
+
+def test_per_class_thresholds_find_nothing_in_noise():
+    rng = np.random.default_rng(0)
+    aucs = []
+    for seed in range(40):
+        y = rng.integers(0, 5, 400)
+        aucs.append(
+            metrics.attack_auc(*attacks.per_class_offsets(rng.normal(size=400), rng.normal(size=400), y, y, seed))
+        )
+    assert np.mean(aucs) < 0.51, "a threshold that saw its own image would lift this above one half"
+
+
+def test_best_threshold_by_hand():
+    assert attacks.best_threshold(np.array([3.0, 4, 5]), np.array([1.0, 2, 2.5])) == 3.0
+
+
+def test_negative_control_brackets_one_half():
+    rng = np.random.default_rng(0)
+    control = attacks.negative_control(rng.normal(3, 1, 300), rng.normal(0, 1, 200))
+    assert control["auc_low"] < 0.5 < control["auc_high"]
+    assert control["auc"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_paired_difference_is_narrower_than_unpaired():
+    rng = np.random.default_rng(0)
+    base_in, base_out = rng.normal(0.6, 1, 400), rng.normal(0, 1, 400)
+    strong = (base_in, base_out)
+    weak = (base_in - 0.3, base_out)
+    out = attacks.auc_difference(strong, weak)
+    low, high = metrics.bootstrap_auc(*strong)
+    assert out["difference"] > 0
+    assert out["low"] > 0
+    assert out["high"] - out["low"] < high - low
+    assert attacks.auc_difference(strong, strong)["high"] == 0

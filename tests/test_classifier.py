@@ -1,0 +1,159 @@
+"""The classifier: augmentation by known answers, training that learns, seeds that are used."""
+
+import numpy as np
+import pytest
+import torch
+
+from kr_utils import classifier, data
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def numbered(n=64, side=8, channels=1):
+    """Images whose pixels are all different and never zero."""
+    return (
+        torch.arange(1, channels * side * side + 1).to(torch.uint8).reshape(1, channels, side, side).repeat(n, 1, 1, 1)
+    )
+
+
+def test_no_augmentation_is_the_identity():
+    images = torch.randint(0, 256, (16, 3, 9, 7), dtype=torch.uint8)
+    assert torch.equal(classifier.Augmentation()(images, generator()), images)
+
+
+@pytest.mark.parametrize(("hflip", "vflip"), [(True, False), (False, True), (True, True)])
+def test_flips_give_exactly_the_mirror_images(hflip, vflip):
+    images = numbered()
+    axes = [(False, False), (hflip, False), (False, vflip), (hflip, vflip)]
+    allowed = {tuple(_flip(images[0], h, v).flatten().tolist()) for h, v in axes}
+    out = classifier.Augmentation(hflip=hflip, vflip=vflip)(images, generator())
+    assert {tuple(image.flatten().tolist()) for image in out} == allowed
+
+
+def _flip(image, h, v):
+    return image.flip([axis for axis, wanted in ((2, h), (1, v)) if wanted])
+
+
+def test_shifts_move_by_at_most_the_limit_and_reach_every_offset():
+    images, shift = numbered(400), 2
+    out = classifier.Augmentation(shift=shift)(images, generator())
+    padded = torch.nn.functional.pad(images[0], [shift] * 4)
+    windows = {
+        tuple(padded[:, y : y + 8, x : x + 8].flatten().tolist()): (y, x)
+        for y in range(2 * shift + 1)
+        for x in range(2 * shift + 1)
+    }
+    assert {windows[tuple(image.flatten().tolist())] for image in out} == set(windows.values())
+
+
+def test_erasing_covers_the_stated_area_and_share():
+    images = torch.full((3000, 1, 32, 32), 255, dtype=torch.uint8)
+    out = classifier.Augmentation(erase=0.4)(images, generator())
+    share = (out == 127).float().mean((1, 2, 3))
+    hit = share > 0
+    assert hit.float().mean().item() == pytest.approx(0.4, abs=0.03)
+    assert share[hit].min() > 0.005
+    assert share.max() < 0.3
+    one = out[hit][0, 0] == 127
+    rows, columns = one.any(1).sum(), one.any(0).sum()
+    assert one.sum() == rows * columns, "one rectangle"
+
+
+def test_soft_cross_entropy_against_numpy():
+    logits, target = torch.randn(6, 4), torch.softmax(torch.randn(6, 4), 1)
+    log_p = logits.numpy() - np.log(np.exp(logits.numpy()).sum(1, keepdims=True))
+    expected = -(target.numpy() * log_p).sum(1).mean()
+    assert classifier.soft_cross_entropy(logits, target).item() == pytest.approx(expected, abs=1e-5)
+
+
+def fit(digits, seed, epochs=2, **more):
+    model = classifier.build(10, 1, 8, 8, seed)
+    augment = classifier.Augmentation(1, erase=0.2)
+    options = {"epochs": epochs, "batch": 100, "lr": 0.1, "weight_decay": 5e-4, "augment": augment, "seed": seed} | more
+    history = classifier.fit(model, lambda epoch: digits.train, digits.val, **options)
+    return model, history
+
+
+def weights(model):
+    return torch.cat([value.flatten().float() for value in model.state_dict().values()])
+
+
+def test_same_seed_same_weights_other_seed_other_weights(digits):
+    first, again, other = (weights(fit(digits, seed)[0]) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_training_leaves_the_global_random_state_alone(digits):
+    before = torch.get_rng_state()
+    fit(digits, 0, epochs=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_it_learns_digits_and_keeps_the_best_epoch(digits, teacher):
+    assert classifier.accuracy(teacher, digits.test) > 0.85
+    model, history = fit(digits, 0, epochs=5)
+    best = max(history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert [row for row in history if row["best"]][-1] == best
+    assert classifier.accuracy(model, digits.val) == pytest.approx(best["val_accuracy"])
+    assert history[-1]["lr"] < 0.01 * 0.1
+
+
+def test_a_student_of_soft_labels_follows_the_teacher_not_the_labels(digits, teacher):
+    """With wrong hard labels, pure GKD still learns; hard labels teach the wrong classes."""
+    wrong = data.Split(digits.train.images, (digits.train.labels + 1) % 10)
+    options = {
+        "epochs": 6,
+        "batch": 64,
+        "lr": 0.1,
+        "weight_decay": 5e-4,
+        "augment": classifier.Augmentation(1),
+        "seed": 3,
+    }
+    scores = {}
+    for name, more in {
+        "soft": {"teacher": teacher},
+        "hard": {},
+        "mixed": {"teacher": teacher, "hard_weight": 1.0},
+    }.items():
+        model = classifier.build(10, 1, 8, 8, 3)
+        classifier.fit(model, lambda epoch: wrong, digits.val, **options, **more)
+        scores[name] = classifier.accuracy(model, digits.test)
+    assert scores["soft"] > 0.8
+    assert scores["hard"] < 0.3
+    assert scores["mixed"] == scores["hard"], "hard_weight 1 is hard labels alone"
+
+
+def test_temperature_changes_training(digits, teacher):
+    cool, warm = (weights(fit(digits, 0, 1, teacher=teacher, temperature=t)[0]) for t in (1.0, 4.0))
+    assert not torch.equal(cool, warm)
+
+
+def test_prediction_is_in_eval_mode_and_does_not_depend_on_the_batch(digits, teacher):
+    teacher.train()
+    whole = classifier.predict(teacher, digits.test.images)
+    parts = classifier.predict(teacher, digits.test.images, batch=7)
+    assert teacher.training
+    teacher.eval()
+    assert torch.allclose(whole, parts, atol=1e-4)
+
+
+def test_saved_and_loaded_networks_agree(digits, teacher, tmp_path):
+    classifier.save(teacher, tmp_path / "t.safetensors")
+    loaded = classifier.load(tmp_path / "t.safetensors")
+    assert loaded.config == teacher.config
+    assert torch.equal(classifier.predict(loaded, digits.val.images), classifier.predict(teacher, digits.val.images))
+
+
+@pytest.mark.parametrize("depth", [7, 9, 2])
+def test_depths_that_no_resnet_has(depth):
+    with pytest.raises(ValueError, match="6n"):
+        classifier.ResNet(2, 1, depth=depth)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 28), (3, 32)])
+def test_any_image_form_passes_through(channels, side):
+    model = classifier.build(7, channels, 8, 14, 0)
+    assert model(torch.zeros(2, channels, side, side)).shape == (2, 7)
