@@ -7,9 +7,7 @@ is imported; `load` wraps the same arrays as torch tensors.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kr_utils import InputError
+from kr_utils.validation import SPLITS, checksum, read_npz, validate
 
 if TYPE_CHECKING:
     import torch
-
-SPLITS = ("train", "val", "test")
-MAX_BYTES = 16 * 2**30  # declared size above which an archive is refused unread
 
 
 @dataclass(frozen=True)
@@ -149,15 +145,6 @@ def check(name: str, root: str = "") -> str:
     return checksum(read_arrays(name, root))
 
 
-def checksum(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 over names, shapes and bytes of the arrays: independent of how a file was compressed."""
-    digest = hashlib.sha256()
-    for key in sorted(arrays):
-        digest.update(f"{key}{arrays[key].shape}{arrays[key].dtype}".encode())
-        digest.update(np.ascontiguousarray(arrays[key]).data)
-    return digest.hexdigest()
-
-
 def read_arrays(name: str, root: str = "") -> dict[str, np.ndarray]:
     """Validated arrays `<split>_images` uint8 [N, H, W, C] and `<split>_labels` int64 [N]."""
     info = require_name(name)
@@ -170,79 +157,6 @@ def read_arrays(name: str, root: str = "") -> dict[str, np.ndarray]:
         folder = data_root(root)
         arrays, where = _read_torchvision(name, folder), str(folder)
     return validate(arrays, info.classes, info.channels, where)
-
-
-def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: str) -> dict[str, np.ndarray]:
-    """Check the six arrays of a dataset and bring them into one form.
-
-    Parameters
-    ----------
-    arrays : `<split>_images` uint8 [N, H, W] or [N, H, W, C]; `<split>_labels` integer [N] or [N, 1]
-    classes, channels : what the dataset declares
-    where : the file, named in every error
-
-    Raises
-    ------
-    InputError
-        Missing array, wrong dtype or shape, label out of range, unequal counts, a class without a
-        training image, images too small or of differing sizes.
-    """
-    need = [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")]
-    missing = [key for key in need if key not in arrays]
-    if missing:
-        raise InputError(f"{where}: no array {missing[0]!r}; a MedMNIST file holds {', '.join(need)}")
-    out, sizes = {}, set()
-    for split in SPLITS:
-        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if images.dtype != np.uint8:
-            raise InputError(f"{where}: {split}_images is {images.dtype}, not uint8; store pixels as 0..255")
-        if images.ndim == 3:
-            images = images[..., None]
-        if images.ndim != 4 or images.shape[-1] != channels:
-            shape = "x".join(map(str, images.shape))
-            raise InputError(f"{where}: {split}_images is {shape}; expected N x H x W with {channels} channel(s)")
-        if labels.dtype.kind not in "iu":
-            raise InputError(f"{where}: {split}_labels is {labels.dtype}; labels must be whole numbers")
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if labels.ndim != 1:
-            shape = "x".join(map(str, labels.shape))
-            raise InputError(f"{where}: {split}_labels is {shape}; expected one label per image (N or N x 1)")
-        if len(images) != len(labels):
-            raise InputError(f"{where}: {split} has {len(images)} images but {len(labels)} labels; they must match")
-        if len(images) < 2:
-            raise InputError(f"{where}: {split} has {len(images)} image(s); at least 2 are needed")
-        if min(images.shape[1:3]) < 4:
-            raise InputError(f"{where}: {split} images are {images.shape[1]}x{images.shape[2]}; at least 4x4 is needed")
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= classes:
-            bad = low if low < 0 else high
-            raise InputError(f"{where}: {split}_labels holds {bad}; labels must be 0..{classes - 1}")
-        sizes.add(images.shape[1:3])
-        out[f"{split}_images"], out[f"{split}_labels"] = images, labels.astype(np.int64)
-    if len(sizes) > 1:
-        raise InputError(f"{where}: the splits differ in image size ({sorted(sizes)}); all must be the same")
-    empty = np.flatnonzero(np.bincount(out["train_labels"], minlength=classes) == 0)
-    if len(empty):
-        raise InputError(f"{where}: class {empty[0]} has no training image; every class 0..{classes - 1} needs one")
-    return out
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, never unpickling; InputError if it is damaged or holds objects."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(item.file_size for item in archive.infolist())
-        if size > MAX_BYTES:
-            raise InputError(f"{path}: declares {size / 2**30:.0f} GiB unpacked; more than {MAX_BYTES // 2**30} GiB")
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except InputError:
-        raise
-    except ValueError as error:  # numpy's word for an object array or a malformed header
-        raise InputError(f"{path}: not readable without pickle ({error}); store plain numeric arrays") from error
-    except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, OSError, KeyError, NotImplementedError) as error:
-        raise InputError(f"{path}: damaged or not an npz file ({error}); fetch it again") from error
 
 
 def _class_names(name: str, info: Info) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from IPython.display import display
 
-from kr_utils import attacks, generator, plots
+from kr_utils import attacks, generator, plots, sampling
 
 
 def progress(total: int, what: str, interactive: bool) -> Callable[[dict], None]:
@@ -59,7 +59,7 @@ def sample_grid(
 ):
     """uint8 [n, C, H, W]: images 0..n-1 of the seed, so that a change of one knob changes nothing else."""
     labels = torch.full((n,), label, dtype=torch.int64)
-    return generator.sample(model, labels, seed=seed, guidance=guidance, steps=steps, churn=churn).numpy()
+    return sampling.sample(model, labels, seed=seed, guidance=guidance, steps=steps, churn=churn).numpy()
 
 
 def sampler_panel(model: generator.Generator, class_names: tuple[str, ...], interactive: bool, seed: int = 0) -> None:

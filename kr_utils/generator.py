@@ -1,16 +1,15 @@
 """The Generator: class-conditional diffusion with EDM preconditioning (Karras et al. 2022, arXiv 2206.00364).
 
-The network and the schedulers are those of diffusers; here are the training loop, the EMA
-checkpoints and a sampler in which every image has its own random numbers.
+The network and the schedulers are those of diffusers; here are the training loop and the EMA
+checkpoints. sampling.py turns the trained network into images.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import EDMDPMSolverMultistepScheduler, UNet2DModel
@@ -220,92 +219,6 @@ def _mirror(latents: Tensor, fold: int, hflip: bool, vflip: bool, generator: tor
             pixels = torch.where(flip[:, None, None, None], pixels.flip(axis), pixels)
             latents = F.pixel_unshuffle(pixels, fold)
     return latents
-
-
-def noise_sources(seed: int, indices: Sequence[int]) -> list[np.random.Generator]:
-    """One counter-based random source per image: image i draws from key (seed, i) and from nothing else."""
-    return [np.random.Generator(np.random.Philox(key=[seed, int(i)])) for i in indices]
-
-
-def _draw(sources: list[np.random.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    noise = np.stack([source.standard_normal(shape, dtype=np.float32) for source in sources])
-    return torch.from_numpy(noise).to(device)
-
-
-@torch.inference_mode()
-def sample(
-    model: Generator,
-    labels: Tensor,
-    *,
-    seed: int,
-    indices: Sequence[int] | None = None,
-    guidance: float = 1.0,
-    steps: int = 12,
-    churn: float = 0.0,
-    batch: int = 512,
-) -> Tensor:
-    """Generate one image per label.
-
-    DPM-Solver++(2M) on EDM's noise schedule, with EDM's churn (algorithm 2: noise is added before a
-    step to rise from sigma to sigma * (1 + gamma), gamma = min(churn / steps, sqrt 2 - 1)).
-
-    Parameters
-    ----------
-    labels : int64 [N], classes to draw
-    seed, indices : image k depends on (weights, knobs, seed, indices[k], labels[k]) only, not on
-        `batch` nor on its neighbours; indices default to 0..N-1
-    guidance : scale w of classifier-free guidance, F_none + w (F_class - F_none); 1 needs one network
-        evaluation a step, any other value two
-    steps : solver steps, >= 1
-    churn : total stochasticity S_churn >= 0; 0 is deterministic given the initial noise
-
-    Returns
-    -------
-    images : uint8 [N, C, H, W], on the CPU
-    """
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; at least one solver step is needed")
-    model.eval()
-    device = next(model.parameters()).device
-    channels, height, side = model.shape
-    fold = model.fold
-    shape = (channels * fold**2, height // fold, side // fold)
-    indices = range(len(labels)) if indices is None else indices
-    parts = []
-    for start in range(0, len(labels), batch):
-        given = labels[start : start + batch].to(device)
-        sources = noise_sources(seed, indices[start : start + batch])
-        scheduler = model.scheduler()
-        scheduler.set_timesteps(steps)
-        scheduler.set_begin_index(0)
-        x = _draw(sources, shape, device) * scheduler.init_noise_sigma
-        for i in range(steps):
-            sigma = scheduler.sigmas[i].item()
-            gamma = min(churn / steps, 2**0.5 - 1)
-            if gamma > 0 and i > 0:
-                raised = sigma * (1 + gamma)
-                x = x + (raised**2 - sigma**2) ** 0.5 * _draw(sources, shape, device)
-                scheduler.sigmas[i] = sigma = raised  # the solver now steps from the raised level
-            level = torch.full((len(given),), sigma, device=device)
-            with autocast(device):
-                output = _guided(model, x, level, given, guidance, scheduler)
-            x = scheduler.step(output.float(), scheduler.timesteps[i], x, return_dict=False)[0]
-        parts.append(model.decode(x).cpu())
-    return torch.cat(parts) if parts else torch.empty((0, *model.shape), dtype=torch.uint8)
-
-
-def _guided(model, x, level, labels, guidance, scheduler) -> Tensor:
-    if guidance == 1:
-        return model(x, level, labels, scheduler)
-    none = torch.full_like(labels, model.classes)
-    both = model(torch.cat([x, x]), torch.cat([level, level]), torch.cat([labels, none]), scheduler)
-    conditional, unconditional = both.float().chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
-
-
-def evaluations(knobs: dict) -> int:
-    """Network evaluations per image of these sampling knobs: the cost of a setting."""
-    return int(knobs["steps"]) * (1 if knobs["guidance"] == 1 else 2)
 
 
 def save(model: Generator, path: Path) -> None:

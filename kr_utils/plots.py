@@ -180,28 +180,27 @@ def _cost_cas(rows: list[dict]) -> tuple[list[float], list[float]]:
     return [row["cost"] for row in rows], [100 * row["cas"] for row in rows]
 
 
-def bars(
-    groups: list[str], series: dict[str, list[tuple[float, float, float]]], ylabel: str, title: str, zoom: bool = True
-) -> Figure:
+def bars(groups: list[str], series: dict[str, list[tuple[float, float, float]]], ylabel: str, title: str) -> Figure:
     """Grouped bars of (value, low, high) fractions, drawn in percent; nan bounds draw no whisker."""
-    figure, axis = plt.subplots(figsize=(max(4.6, 1.5 + 1.5 * len(groups)), 3.5))
+    figure, axis = plt.subplots(figsize=(3.9 + 0.35 * len(series) * len(groups), 3.5))
     width = 0.8 / len(series)
     known = {TITLES[key]: COLOURS[key] for key in TITLES}
     for k, (name, values) in enumerate(series.items()):
         value, low, high = 100 * np.array(values, dtype=float).T
         x = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
-        whisker = np.nan_to_num([value - low, high - value])
-        axis.bar(
-            x, value, width * 0.92, yerr=whisker, capsize=3, label=name,
-            color=known.get(name, f"C{k}"), hatch=("", "//", "..", "xx")[k % 4], edgecolor="white",
-        )  # fmt: skip
+        style = {"color": known.get(name, f"C{k}"), "hatch": ("", "//", "..", "xx")[k % 4], "edgecolor": "white"}
+        axis.bar(x, value, width * 0.92, label=name, **style)
+        if np.isfinite(low).all():
+            axis.errorbar(x, value, [value - low, high - value], fmt="none", ecolor="black", capsize=3, lw=1.2)
     lows = [v[1] if v[1] == v[1] else v[0] for values in series.values() for v in values]
-    if zoom and min(lows) > 0.2:
-        axis.set_ylim(100 * min(lows) - 5, None)
+    highs = [v[2] if v[2] == v[2] else v[0] for values in series.values() for v in values]
+    if min(lows) > 0.2:
+        axis.set_ylim(100 * min(lows) - 5, min(100.5, 100 * max(highs) + 3))
+        ylabel += ", axis cut"
     axis.set_xticks(range(len(groups)), groups)
     axis.set(ylabel=ylabel)
     axis.set_title(title)
-    axis.legend(loc="lower center", ncols=min(4, len(series)), bbox_to_anchor=(0.5, -0.36))
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
@@ -247,7 +246,7 @@ def utility_privacy(points: list[dict]) -> Figure:
 
     points : dicts with dataset, real and student, each (accuracy, auc) as fractions
     """
-    figure, axis = plt.subplots(figsize=(5.2, 3.9))
+    figure, axis = plt.subplots(figsize=(5.6, 4.1))
     for k, point in enumerate(points):
         (x0, y0), (x1, y1) = [(p[1], 100 * p[0]) for p in (point["real"], point["student"])]
         axis.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "color": "#999999"})
@@ -260,5 +259,5 @@ def utility_privacy(points: list[dict]) -> Figure:
     axis.plot([], [], ":", color=COLOURS["chance"], label="no leakage seen (AUC 0.5)")
     axis.set(xlabel="AUC of the loss attack (further left is more private)", ylabel="test accuracy (%)")
     axis.margins(0.18)
-    axis.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kr_utils import classifier, generator
+from kr_utils import classifier, generator, sampling
 from kr_utils.data import Split
 
 MAX_ROUNDS = 4  # of resampling under a filter threshold: bounded, never "until full"
@@ -30,7 +30,7 @@ class Knobs:
     threshold: float = 0.0
 
     def sampler(self) -> dict:
-        """The part that `generator.sample` takes."""
+        """The part that `sampling.sample` takes."""
         return {"guidance": self.guidance, "steps": self.steps, "churn": self.churn}
 
 
@@ -71,7 +71,7 @@ def synthesise(
     accepted : share of all drawn images that passed the filter (1.0 without one)
     """
     indices = np.arange(first, first + len(labels), dtype=np.int64)
-    images = generator.sample(model, labels, seed=seed, indices=indices, **knobs.sampler())
+    images = sampling.sample(model, labels, seed=seed, indices=indices, **knobs.sampler())
     if knobs.threshold <= 0:
         return Split(images, labels), 1.0
     if teacher is None:
@@ -90,7 +90,7 @@ def synthesise(
         # A far-away index is a new random number for the same slot, whatever was drawn before it.
         retry = indices[missing.numpy()] + again * 2**40
         wanted = labels[missing]
-        fresh = generator.sample(model, wanted, seed=seed, indices=retry, **knobs.sampler())
+        fresh = sampling.sample(model, wanted, seed=seed, indices=retry, **knobs.sampler())
         found = confidence(fresh, wanted)
         better = found > best[missing]
         images[missing[better]], best[missing[better]] = fresh[better], found[better]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch.nn.functional as F
 
-from kr_utils import classifier, generator
+from kr_utils import classifier, generator, sampling
 from kr_utils.data import Split
 from kr_utils.recycling import Knobs, SyntheticStream, train_student
 
@@ -73,7 +73,7 @@ def score(
         "cas_max": float(each.max()),
         "val_loss": float(np.mean(losses)),
         "accepted": rate,
-        "cost": generator.evaluations(knobs.sampler()) / max(rate, 1e-3),
+        "cost": sampling.evaluations(knobs.sampler()) / max(rate, 1e-3),
         "correct": np.mean(correct, axis=0),
     }
 

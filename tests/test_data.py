@@ -9,7 +9,7 @@ from conftest import med_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kr_utils import InputError, data
+from kr_utils import InputError, data, validation
 
 
 def test_digits_are_split_by_a_fixed_stratified_cut(digits):
@@ -145,7 +145,7 @@ def test_damaged_files_never_pass_silently_or_crash(cut, flips, tmp_path_factory
 
 def test_a_zip_bomb_is_refused_by_its_declared_size(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "breastmnist.npz", **med_arrays())
-    monkeypatch.setattr(data, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(validation, "MAX_BYTES", 10_000)
     with pytest.raises(InputError, match="declares"):
         data.check("breastmnist", str(tmp_path))
 

@@ -1,0 +1,131 @@
+"""The Student's stream: sizes, regeneration, filter, and that it can be made again."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kr_utils import classifier, recycling, sampling
+
+
+@given(
+    n=st.integers(1, 500),
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=50),
+    balance=st.sampled_from(["uniform", "prior"]),
+)
+def test_class_counts_sum_to_n_and_are_the_nearest_whole_numbers(n, labels, balance):
+    counts = recycling.class_counts(n, torch.tensor(labels), 5, balance)
+    share = np.full(5, n / 5) if balance == "uniform" else n * np.bincount(labels, minlength=5) / len(labels)
+    assert counts.sum() == n
+    assert (np.abs(counts - share) < 1).all()
+
+
+def test_unknown_balance():
+    with pytest.raises(ValueError, match="uniform"):
+        recycling.class_counts(5, torch.tensor([0]), 1, "even")
+
+
+def stream(model, period, knobs=None, seed=0, **more):
+    knobs = knobs or recycling.Knobs(steps=2)
+    return recycling.SyntheticStream(model, knobs, np.full(10, 3), seed=seed, period=period, **more)
+
+
+def test_a_set_lasts_a_period_and_then_all_images_are_new(tiny_generator):
+    made = []
+    source = stream(tiny_generator, 3, on_set=lambda number, rate: made.append((number, rate)))
+    sets = [source(epoch) for epoch in range(7)]
+    assert made == [(0, 1.0), (1, 1.0), (2, 1.0)]
+    assert sets[0] is sets[2]
+    assert (sets[0].images != sets[3].images).flatten(1).any(1).all()
+    assert np.bincount(sets[0].labels).tolist() == [3] * 10
+
+
+def test_without_regeneration_one_set_serves_all_epochs(tiny_generator):
+    assert stream(tiny_generator, None)(0) is not None
+    source = stream(tiny_generator, None)
+    assert source(0) is source(99)
+    other = stream(tiny_generator, 1)
+    assert other.fixed()(7) is other(0)
+
+
+def test_any_set_can_be_made_again_out_of_order(tiny_generator):
+    forward = stream(tiny_generator, 1)
+    wanted = [forward(epoch).images for epoch in range(4)]
+    for epoch in (3, 1):
+        assert torch.equal(stream(tiny_generator, 1)(epoch).images, wanted[epoch])
+    assert not torch.equal(stream(tiny_generator, 1, seed=1)(3).images, wanted[3])
+
+
+def test_a_small_memory_changes_nothing_but_work(tiny_generator, monkeypatch):
+    roomy = stream(tiny_generator, 1)
+    expected = [roomy(epoch).images for epoch in (0, 1, 0)]
+    monkeypatch.setattr(recycling, "CACHE_BYTES", 1)
+    tight = stream(tiny_generator, 1)
+    for epoch, images in zip((0, 1, 0), expected):
+        assert torch.equal(tight(epoch).images, images)
+    assert len(tight.sets) == 1
+
+
+def test_the_shortest_period_is_one_epoch(tiny_generator):
+    with pytest.raises(ValueError, match="period is 0"):
+        stream(tiny_generator, 0)
+
+
+class Sampler:
+    """Counts draws; image k has brightness 10 * draw number, so attempts can be told apart."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, model, labels, *, seed, indices, **knobs):
+        self.calls.append(list(indices))
+        return torch.full((len(labels), 1, 8, 8), 10 * len(self.calls), dtype=torch.uint8)
+
+
+def confident(values):
+    """A Teacher that gives class 0 the probability `values[brightness]`."""
+
+    def predict(model, images):
+        p = torch.tensor([values[int(image[0, 0, 0])] for image in images])
+        return torch.stack([p, 1 - p], 1).log()
+
+    return predict
+
+
+def test_a_threshold_nobody_passes_ends_and_keeps_the_best_attempt(monkeypatch, teacher):
+    sampler = Sampler()
+    monkeypatch.setattr(sampling, "sample", sampler)
+    monkeypatch.setattr(classifier, "predict", confident({10: 0.2, 20: 0.5, 30: 0.4, 40: 0.1}))
+    knobs = recycling.Knobs(threshold=0.9)
+    made, accepted = recycling.synthesise(None, knobs, torch.zeros(3, dtype=torch.int64), seed=0, teacher=teacher)
+    assert len(sampler.calls) == recycling.MAX_ROUNDS
+    assert (made.images == 20).all()
+    assert accepted == 0
+    assert len({index for call in sampler.calls for index in call}) == 12, "every attempt has its own random numbers"
+
+
+def test_only_rejected_images_are_drawn_again(monkeypatch, teacher):
+    sampler = Sampler()
+    monkeypatch.setattr(sampling, "sample", sampler)
+    monkeypatch.setattr(classifier, "predict", confident({10: 0.2, 20: 0.95}))
+    labels = torch.tensor([0, 1, 0])  # class 1 has probability 0.8 at once
+    made, accepted = recycling.synthesise(None, recycling.Knobs(threshold=0.7), labels, seed=0, teacher=teacher)
+    assert [len(call) for call in sampler.calls] == [3, 2]
+    assert made.images[:, 0, 0, 0].tolist() == [20, 10, 20]
+    assert made.labels.tolist() == [0, 1, 0]
+    assert accepted == pytest.approx(3 / 5)
+
+
+def test_a_filter_needs_a_teacher(tiny_generator):
+    with pytest.raises(ValueError, match="Teacher"):
+        recycling.synthesise(tiny_generator, recycling.Knobs(steps=1, threshold=0.5), torch.arange(3), seed=0)
+
+
+def test_a_filtered_set_is_more_to_the_teachers_taste(tiny_generator, teacher):
+    def belief(threshold):
+        knobs = recycling.Knobs(steps=2, threshold=threshold)
+        made, _ = recycling.synthesise(tiny_generator, knobs, torch.arange(60) % 10, seed=0, teacher=teacher)
+        return classifier.predict(teacher, made.images).softmax(1).gather(1, made.labels[:, None]).mean()
+
+    assert belief(0.6) > belief(0.0)

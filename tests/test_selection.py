@@ -1,0 +1,126 @@
+"""Selection: the rules by hand, and that nothing which selects can see a test split."""
+
+import ast
+import inspect
+import json
+
+import numpy as np
+import pytest
+
+from kr_utils import classifier, fingerprints, generator, recycling, sampling, selection
+
+
+def row(cas, cost=10, loss=1.0, correct=None, **knobs):
+    correct = np.array(correct if correct is not None else [1.0] * round(100 * cas) + [0.0] * round(100 - 100 * cas))
+    base = {"guidance": 1.0, "steps": 12, "churn": 0.0, "threshold": 0.0} | knobs
+    return base | {"cas": cas, "val_loss": loss, "cost": cost, "correct": correct}
+
+
+def test_best_is_highest_cas_then_lowest_loss():
+    rows = [row(0.8), row(0.9, loss=2.0), row(0.9, loss=1.0), row(0.85)]
+    assert selection.best(rows) is rows[2]
+
+
+def test_gap_and_its_standard_error_by_hand():
+    top, other = row(0.75, correct=[1, 1, 1, 0]), row(0.25, correct=[1, 0, 0, 0])
+    gap, error = selection.gap_to(top, other)
+    assert gap == 0.5
+    assert error == pytest.approx(np.std([0, 1, 1, 0], ddof=1) / 2)
+
+
+def test_the_cheapest_within_one_standard_error():
+    near = row(0.49, cost=4, correct=[1, 0] * 49 + [0, 1])
+    far = row(0.20, cost=1)
+    top = row(0.51, cost=20, correct=[1, 0] * 49 + [1, 1])
+    assert selection.cheapest([top, near, far]) is near
+    assert selection.cheapest([top, far]) is top
+    assert selection.cheapest([far]) is far
+
+
+def test_pareto_front_by_hand():
+    rows = [row(0.9, 10), row(0.8, 5), row(0.7, 7), row(0.95, 30), row(0.9, 12)]
+    assert [(r["cost"], r["cas"]) for r in selection.pareto(rows)] == [(5, 0.8), (10, 0.9), (30, 0.95)]
+
+
+def test_tune_scores_each_setting_once_and_searches_around_the_best():
+    seen = []
+
+    def evaluate(knobs):
+        seen.append(knobs)
+        quality = 0.5 + 0.1 * (knobs.guidance == 2) + 0.1 * (knobs.steps == 9) + 0.1 * (knobs.churn == 3)
+        quality += 0.1 * (knobs.threshold == 0.5)
+        return row(quality, cost=knobs.steps * (1 + (knobs.guidance != 1)), **knobs.__dict__)
+
+    chosen, rows = selection.tune(evaluate, guidance=(1, 2), steps=(3, 9), churn=(0, 3), threshold=(0.5, 0.9))
+    assert chosen == recycling.Knobs(2.0, 9, 3.0, 0.5)
+    assert len(seen) == len(set(seen)) == len(rows) == 4 + 1 + 2, "churn 0 was already scored"
+    assert all(k.guidance == 2 and k.steps == 9 for k in seen[4:])
+
+
+def test_score_prefers_a_generator_that_shows_the_classes(digits, teacher, monkeypatch):
+    """Real images, drawn by class, against noise: validation CAS must tell them apart, and count the cost."""
+    pools = [digits.train.images[digits.train.labels == k] for k in range(10)]
+    rng = np.random.default_rng(0)
+
+    def real(model, labels, **knobs):
+        return digits.train.images.new_tensor(np.stack([pools[k][rng.integers(len(pools[k]))] for k in labels]))
+
+    def noise(model, labels, **knobs):
+        return digits.train.images.new_tensor(rng.integers(0, 256, (len(labels), 1, 8, 8)))
+
+    rows = {}
+    for name, sampler in (("real", real), ("noise", noise)):
+        monkeypatch.setattr(sampling, "sample", sampler)
+        rows[name] = selection.score(
+            None,
+            recycling.Knobs(guidance=2.0, steps=5),
+            digits.val,
+            teacher=teacher,
+            recipe={"width": 8, "depth": 8, "batch": 64, "lr": 0.1, "weight_decay": 5e-4},
+            counts=np.full(10, 60),
+            epochs=5,
+            period=2,
+            students=2,
+            augment=classifier.Augmentation(1),
+            seed=0,
+        )
+    assert rows["real"]["cas"] > 0.7
+    assert rows["real"]["cas"] > rows["noise"]["cas"] + 0.2
+    assert rows["real"]["cost"] == 10
+    assert rows["real"]["correct"].shape == (200,)
+    assert rows["real"]["cas"] == pytest.approx(rows["real"]["correct"].mean())
+
+
+SELECTING = [selection.score, selection.best, selection.cheapest, selection.tune, selection.pareto, classifier.fit]
+SELECTING += [generator.fit, recycling.train_student, recycling.SyntheticStream.__init__]
+
+
+@pytest.mark.parametrize("function", SELECTING, ids=lambda f: f.__qualname__)
+def test_no_selecting_function_takes_a_test_split(function):
+    names = inspect.signature(function).parameters
+    assert not [name for name in names if "test" in name]
+
+
+def test_selecting_modules_and_notebooks_never_touch_the_test_split():
+    for module in (selection, recycling):
+        tree = ast.parse(inspect.getsource(module))
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "test"], module.__name__
+    for stage in ("generator", "checkpoints", "tuning"):
+        path = fingerprints.NOTEBOOKS / f"{fingerprints.STAGES[stage][0]}.ipynb"
+        cells = json.loads(path.read_text())["cells"]
+        code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        words = {n.attr for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Attribute)}
+        words |= {
+            n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        }
+        assert "test" not in words, path.name
+
+
+def test_in_notebooks_01_and_05_the_test_split_is_read_after_all_training():
+    for stage in ("teacher", "distillation"):
+        path = fingerprints.NOTEBOOKS / f"{fingerprints.STAGES[stage][0]}.ipynb"
+        cells = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+        last_fit = max(k for k, c in enumerate(cells) if "classifier.fit(" in c or "train_student(" in c)
+        readers = [k for k, c in enumerate(cells) if "ds.test" in c or "data.SPLITS" in c or '["test"]' in c]
+        assert readers
+        assert min(readers) > last_fit, f"{path.name}: cell {min(readers)} reads test before training ends"
