@@ -152,3 +152,12 @@ def share_at_least(scores: np.ndarray, levels: np.ndarray) -> np.ndarray:
 def aop(acc: float, auc: float, lam: float = 2.0) -> float:
     """Accuracy Over Privacy: ACC / (2 max(AUC, 0.5))^lambda, all as fractions. Print lambda beside it."""
     return acc / (2 * max(auc, 0.5)) ** lam
+
+
+def pareto(rows: list[dict]) -> list[dict]:
+    """The accuracy-cost front: rows that no other row beats in both cost and CAS, by rising cost."""
+    front: list[dict] = []
+    for row in sorted(rows, key=lambda row: (row["cost"], -row["cas"])):
+        if not front or row["cas"] > front[-1]["cas"]:
+            front.append(row)
+    return front

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import hashlib
 import io
 import json
 import os
@@ -83,10 +84,20 @@ def read(path: Path) -> Done | None:
         results = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT or manifest["fingerprint"] != fingerprint(manifest["ingredients"]):
             return None
-        sizes = {name: (path / name).stat().st_size for name in manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        if any(_stamp(path / name) != stamp for name, stamp in manifest["files"].items()):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Done(path, manifest, results) if sizes == manifest["files"] else None
+    return Done(path, manifest, results)
+
+
+def _stamp(path: Path) -> list:
+    """[size, SHA-256] of a file; large files (weights) go by their size alone, so that reading stays cheap."""
+    size = path.stat().st_size
+    if size > 2**20:
+        return [size, None]
+    with open(path, "rb") as file:
+        return [size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
 def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
@@ -152,7 +163,7 @@ class Stage:
             "hardware": hardware(),
             "started": datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
-            "files": {p.name: p.stat().st_size for p in sorted(self.folder.iterdir()) if p.is_file()},
+            "files": {p.name: _stamp(p) for p in sorted(self.folder.iterdir()) if p.is_file()},
         }
         self.write_json("manifest.json", manifest)
         old = self.final.with_name(self.final.name + ".old")

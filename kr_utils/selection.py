@@ -96,15 +96,6 @@ def cheapest(rows: list[dict]) -> dict:
     return min(good, key=lambda row: (row["cost"], -row["cas"], row["val_loss"]))
 
 
-def pareto(rows: list[dict]) -> list[dict]:
-    """The accuracy-cost front: rows that no other row beats in both cost and CAS, by rising cost."""
-    front: list[dict] = []
-    for row in sorted(rows, key=lambda row: (row["cost"], -row["cas"])):
-        if not front or row["cas"] > front[-1]["cas"]:
-            front.append(row)
-    return front
-
-
 def tune(
     evaluate: Callable[[Knobs], dict],
     *,

@@ -104,3 +104,8 @@ def test_aop_by_hand():
     assert metrics.aop(0.9, 0.75, 2) == pytest.approx(0.9 / 1.5**2)
     assert metrics.aop(0.9, 0.4, 2) == 0.9, "an AUC below one half is no extra privacy"
     assert metrics.aop(0.8, 0.6, 0) == 0.8
+
+
+def test_pareto_front_by_hand():
+    rows = [{"cas": cas, "cost": cost} for cas, cost in ((0.9, 10), (0.8, 5), (0.7, 7), (0.95, 30), (0.9, 12))]
+    assert [(r["cost"], r["cas"]) for r in metrics.pareto(rows)] == [(5, 0.8), (10, 0.9), (30, 0.95)]

@@ -37,11 +37,6 @@ def test_the_cheapest_within_one_standard_error():
     assert selection.cheapest([far]) is far
 
 
-def test_pareto_front_by_hand():
-    rows = [row(0.9, 10), row(0.8, 5), row(0.7, 7), row(0.95, 30), row(0.9, 12)]
-    assert [(r["cost"], r["cas"]) for r in selection.pareto(rows)] == [(5, 0.8), (10, 0.9), (30, 0.95)]
-
-
 def test_tune_scores_each_setting_once_and_searches_around_the_best():
     seen = []
 
@@ -91,7 +86,7 @@ def test_score_prefers_a_generator_that_shows_the_classes(digits, teacher, monke
     assert rows["real"]["cas"] == pytest.approx(rows["real"]["correct"].mean())
 
 
-SELECTING = [selection.score, selection.best, selection.cheapest, selection.tune, selection.pareto, classifier.fit]
+SELECTING = [selection.score, selection.best, selection.cheapest, selection.tune, classifier.fit]
 SELECTING += [generator.fit, recycling.train_student, recycling.SyntheticStream.__init__]
 
 

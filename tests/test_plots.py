@@ -1,0 +1,68 @@
+"""Figures: what is drawn is what was given, and the same figure gives the same bytes."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from kr_utils import plots
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_tile_places_every_image_in_reading_order():
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1).repeat(2, 2).repeat(2, 3)
+    canvas = plots.tile(images, 3)
+    assert canvas.shape == (1, 5, 8)
+    assert [canvas[0, y, x] for y, x in ((0, 0), (0, 3), (0, 6), (3, 0), (3, 3))] == [0, 1, 2, 3, 4]
+    assert (canvas[0, 2] == 255).all()
+    assert (canvas[0, 3:, 6:] == 255).all(), "an empty place is white"
+
+
+def test_class_grid_takes_images_of_the_right_class_and_survives_a_short_class():
+    images = np.zeros((5, 3, 4, 4), np.uint8)
+    labels = np.array([1, 0, 1, 1, 0])
+    images[:, 0] = np.arange(10, 15)[:, None, None]
+    figure = plots.class_grid({"real": images}, {"real": labels}, ("a", "b", "c"), 3)
+    drawn = figure.axes[0].images[0].get_array()
+    assert [drawn[0, 0, 0], drawn[0, 5, 0], drawn[5, 0, 0], drawn[5, 10, 0]] == [11, 14, 10, 13]
+    assert (drawn[10:] == 255).all(), "class c has no image"
+
+
+def test_saved_figures_are_reproducible_and_carry_alt_text(tmp_path):
+    for folder in ("a", "b"):
+        paths = plots.save(plots.pipeline(), tmp_path / folder, "p", "what it shows")
+    assert [p.name for p in paths] == ["p.png", "p.pdf", "p.txt"]
+    for name in ("p.png", "p.pdf", "p.txt"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    assert (tmp_path / "a/p.txt").read_text() == "what it shows\n"
+
+
+def test_bars_are_in_percent_and_whiskers_only_where_known():
+    nan = float("nan")
+    figure = plots.bars(["d"], {"x": [(0.9, 0.85, 0.95)], "y": [(0.8, nan, nan)]}, "acc", "t")
+    axis = figure.axes[0]
+    assert [round(patch.get_height()) for patch in axis.patches] == [90, 80]
+    assert len(axis.collections) == 1, "one whisker"
+    assert "axis cut" in axis.get_ylabel(), "an axis that does not begin at zero says so"
+
+
+def test_confusion_shows_every_count():
+    figure = plots.confusion(np.array([[5, 1], [0, 7]]), ("a", "b"))
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["1", "5", "7"]
+
+
+def test_roc_states_the_auc_of_what_it_draws():
+    figure = plots.roc({"m": (np.array([2.0, 3]), np.array([0.0, 1]), "real")}, "t")
+    assert "m: AUC 1.000" in [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    assert figure.axes[0].get_xscale() == "log"
+
+
+def test_checkpoint_star_is_at_the_chosen_step():
+    rows = [{"step": s, "cas": c, "cas_min": c, "cas_max": c} for s, c in ((10.0, 0.5), (20.0, 0.7))]
+    figure = plots.checkpoint_curve({"d": (rows, 20)})
+    star = next(line for line in figure.axes[0].lines if line.get_marker() == "*")
+    assert star.get_xydata().tolist() == [[20, 70]]

@@ -1,0 +1,248 @@
+"""The driver as a user meets it: a real process, its lines and its exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import med_arrays
+
+from kr_utils import fingerprints, runs, workflow
+
+ROOT = fingerprints.ROOT
+
+
+def drive(*args, **environment):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    call = [sys.executable, str(ROOT / "run_all.py"), *map(str, args)]
+    return subprocess.run(call, capture_output=True, text=True, env=env, cwd=ROOT, timeout=900)
+
+
+def test_help_answers_at_once_and_loads_nothing_heavy():
+    started = time.time()
+    out = drive("--help")
+    seconds = time.time() - started
+    assert out.returncode == 0
+    for option in ("--profile", "--datasets", "--seeds", "--set", "--until", "--dry-run", "--keep-going", "--debug"):
+        assert option in out.stdout
+    code = "import sys; sys.argv=['x','--help']; import run_all, kr_utils.workflow; print('torch' in sys.modules)"
+    seen = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert seen.stdout.strip() == "False", seen.stderr
+    assert seconds < 5, "measured 0.15 s on an idle machine; a heavy import takes several seconds"
+
+
+BAD = {
+    "unknown field": (["--set", "generator.stepz=3"], "generator has no field 'stepz'"),
+    "unknown stage": (["--set", "generatr.steps=3"], "unknown stage 'generatr'"),
+    "no value": (["--set", "generator.steps"], "write stage.field=value"),
+    "zero steps": (["--set", "generator.steps=0"], "must be above 0"),
+    "unknown dataset": (["--datasets", "nosuch"], "unknown dataset 'nosuch'"),
+    "no dataset": (["--datasets", ","], "--datasets is empty"),
+    "path as dataset": (["--datasets", "../x"], "unknown dataset '../x'"),
+    "multi-label": (["--datasets", "chestmnist"], "multi-label"),
+    "unknown profile": (["--profile", "huge"], "unknown profile 'huge'"),
+    "unknown until": (["--until", "dinner"], "unknown stage 'dinner'"),
+    "negative seed": (["--seeds", "-1"], "--seeds"),
+    "word as seed": (["--seeds", "0,one"], "--seeds has 'one'"),
+    "huge seed": (["--seeds", "99999999999"], "--seeds has"),
+    "no such option": (["--nosuch"], "unrecognized arguments: --nosuch"),
+    "data root": (["--data-root", "/nonexistent/folder"], "--data-root points to"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_options_give_one_line_and_exit_2(case):
+    args, words = BAD[case]
+    out = drive(*args, "--dry-run")
+    assert out.returncode == 2, out.stderr
+    assert words in out.stderr
+    assert "Traceback" not in out.stderr
+    assert len([line for line in out.stderr.splitlines() if "error" in line]) == 1
+
+
+def test_bad_files_give_one_line_and_exit_2(tmp_path):
+    path = tmp_path / "breastmnist.npz"
+    arrays = med_arrays()
+    np.savez_compressed(path, **arrays)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    truncated = drive("--datasets", "breastmnist", "--data-root", tmp_path)
+    arrays["val_labels"] = arrays["val_labels"] + 7
+    np.savez_compressed(path, **arrays)
+    labels = drive("--datasets", "breastmnist", "--data-root", tmp_path)
+    for out, words in ((truncated, "damaged or not an npz file"), (labels, "labels must be 0..1")):
+        assert out.returncode == 2
+        assert len(out.stderr.strip().splitlines()) == 1
+        assert words in out.stderr
+        assert str(path) in out.stderr
+    assert not (tmp_path / "runs").exists(), "nothing runs before all files are checked"
+    debug = drive("--datasets", "breastmnist", "--data-root", tmp_path, "--debug")
+    assert "Traceback" in debug.stderr
+
+
+def test_dry_run_names_every_stage_and_why_and_runs_nothing(tmp_path):
+    out = drive("--dry-run", "--datasets", "digits", "--seeds", "0,1", "--set", "teacher.epochs=3")
+    assert out.returncode == 0
+    lines = out.stdout.strip().splitlines()
+    assert len(lines) == 2 * 7 + 1
+    assert all(line.startswith("run ") and "not run yet" in line for line in lines)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_list_names_datasets_profiles_and_budgets():
+    out = drive("--list").stdout
+    assert "digits: Digits, 10 classes" in out
+    assert "chestmnist: refused" in out
+    assert "generator: steps=" in out
+
+
+def make_plan(root, **more):
+    options = {"overrides": {}, "root": root, "figures": root / "figures", "until": "tuning"} | more
+    return workflow.plan("smoke", ["digits"], [0], {"digits": "c"}, **options)
+
+
+def pretend(job):
+    """Write a finished stage as its notebook would."""
+    from kr_utils import profiles
+
+    where = {"dataset": job.dataset, "profile": "smoke", "seed": job.seed, "checksum": "c"}
+    budget = profiles.budget(job.stage, "smoke", job.parameters["overrides"])
+    runs.begin(job.stage, budget, runs_dir=job.parameters["runs_dir"], **where).finish({})
+
+
+def test_plan_reuses_what_stands_and_reruns_what_depends_on_a_change(tmp_path):
+    for job in make_plan(tmp_path):
+        assert not job.reuse
+        pretend(job)
+    assert all(job.reuse for job in make_plan(tmp_path))
+    again = {job.stage: job for job in make_plan(tmp_path, overrides={"generator": {"steps": 17}})}
+    assert [s for s, job in again.items() if not job.reuse] == ["generator", "checkpoints", "tuning"]
+    assert again["generator"].reason == "steps 16 -> 17"
+    assert again["tuning"].reason == "checkpoints is new; generator is new"
+    assert not any(job.reuse for job in make_plan(tmp_path, force=True))
+    new_data = workflow.plan("smoke", ["digits"], [0], {"digits": "d"}, overrides={}, root=tmp_path, figures=tmp_path)
+    assert new_data[1].reason == "the data changed"
+
+
+def test_unknown_notebook_parameters_are_refused(tmp_path):
+    job = make_plan(tmp_path)[1]
+    job.parameters["epochz"] = 3
+    with pytest.raises(workflow.StageFailed, match="declares no parameter 'epochz'"):
+        workflow.execute(job)
+
+
+@pytest.mark.slow
+def test_a_failing_notebook_names_its_cell_and_keeps_the_partial_copy(tmp_path):
+    """A data folder that is gone when the notebook starts: the notebook's own error must come through."""
+    job = make_plan(tmp_path)[1]
+    job.parameters["data_root"] = str(tmp_path / "gone")
+    job.parameters["dataset"] = "breastmnist"
+    with pytest.raises(workflow.StageFailed) as error:
+        workflow.execute(job)
+    message = str(error.value)
+    assert "01_teacher.ipynb, cell" in message
+    assert "InputError" in message
+    assert "\n" not in message
+    partial = job.folder.with_name("01_teacher.failed.ipynb")
+    assert str(partial) in message
+    cells = json.loads(partial.read_text())["cells"]
+    assert any(output["output_type"] == "error" for c in cells if c["cell_type"] == "code" for output in c["outputs"])
+    assert runs.read(job.folder) is None
+
+
+@pytest.mark.slow
+def test_hostile_strings_reach_a_notebook_as_data(tmp_path):
+    """A parameter that would run code if it were pasted: it must arrive as the text it is."""
+    evil = f'"); open("{tmp_path}/hacked", "w"); ("'
+    job = make_plan(tmp_path)[0]
+    job.parameters["profile"] = evil
+    with pytest.raises(workflow.StageFailed, match="unknown profile"):
+        workflow.execute(job)
+    assert not (tmp_path / "hacked").exists()
+
+
+def numbers(root, profile, dataset, seed, stage):
+    return json.loads((runs.stage_dir(root, profile, dataset, seed, stage) / "metrics.json").read_text())
+
+
+def check_schema(root, dataset):
+    teacher, student, attack = (
+        numbers(root, "smoke", dataset, 0, s) for s in ("teacher", "distillation", "membership")
+    )
+    assert {"train_accuracy", "val_accuracy", "test_accuracy"} <= set(teacher)
+    assert {"cas", "cas_gap"} <= set(student)
+    assert student["cas_gap"] == pytest.approx(student["cas"] - teacher["test_accuracy"])
+    assert len(student["ablation"]) == 4
+    assert all("cas" in row for row in student["ablation"].values())
+    for who in ("real", "student"):
+        assert len([a for a in attack[who]]) == 3
+        for row in attack[who].values():
+            assert {"auc", "auc_low", "auc_high", "tpr_at_1pct_fpr", "advantage"} <= set(row)
+            assert row["auc_low"] <= row["auc"] <= row["auc_high"]
+
+
+@pytest.mark.slow
+def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
+    root, figures = tmp_path / "runs", tmp_path / "figures"
+    first = drive("--profile", "smoke")
+    assert first.returncode == 0, first.stdout + first.stderr
+    check_schema(root, "digits")
+    made = {p.name for p in (figures / "smoke").iterdir()}
+    for name in (
+        "pipeline",
+        "images-digits",
+        "checkpoints",
+        "tuning",
+        "ablation",
+        "cas",
+        "roc-digits",
+        "utility-privacy",
+    ):
+        assert {f"{name}.png", f"{name}.pdf", f"{name}.txt"} <= made
+    assert {"results.csv", "results.md"} <= made
+    folder = root / "smoke/digits/seed0/01_teacher"
+    assert (folder / "notebook.ipynb").is_file()
+    assert not list((root / "smoke").rglob("*.partial"))
+    assert not list((root / "smoke").rglob("*.failed.ipynb"))
+    pickles = [p for p in root.rglob("*") if p.suffix in {".pt", ".pth", ".pkl", ".pickle", ".bin"}]
+    assert not pickles
+
+    images = {p.name: p.read_bytes() for p in (figures / "smoke").iterdir()}
+    second = drive("--profile", "smoke")
+    assert second.returncode == 0
+    assert second.stdout.count("reused") == 8
+    (figures / "smoke" / "cas.png").unlink()
+    third = drive("--profile", "smoke")
+    assert third.stdout.count("reused") == 7
+    assert "its figures are not in the figures folder" in third.stdout
+    again = {p.name: p.read_bytes() for p in (figures / "smoke").iterdir()}
+    assert {n for n in images if images[n] != again[n]} == set(), "the same runs give the same bytes"
+
+
+@pytest.mark.slow
+def test_real_medical_images_in_smoke(tmp_path, medical):
+    out = drive("--profile", "smoke", "--datasets", "breastmnist,retinamnist", KR_DATA=medical)
+    assert out.returncode == 0, out.stdout + out.stderr
+    root = tmp_path / "runs"
+    for name in ("breastmnist", "retinamnist"):
+        check_schema(root, name)
+        assert (tmp_path / "figures/smoke" / f"images-{name}.png").stat().st_size > 5000
+    with np.load(root / "smoke/retinamnist/seed0/05_distillation/synthetic.npz") as synthetic:
+        assert synthetic["images"].shape[1:] == (3, 28, 28)
+        assert set(synthetic["labels"]) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.slow
+def test_keep_going_finishes_the_other_seed(tmp_path):
+    """Seed 0's teacher cannot be written (a file stands where its folder must be); seed 1 must still be done."""
+    block = tmp_path / "runs/smoke/digits/seed0"
+    block.mkdir(parents=True)
+    (block / "01_teacher.partial").write_text("in the way")
+    out = drive("--profile", "smoke", "--seeds", "0,1", "--until", "teacher", "--keep-going")
+    assert out.returncode == 1
+    assert "failed: digits seed 0  01_teacher" in out.stderr
+    assert "Traceback" not in out.stderr
+    assert numbers(tmp_path / "runs", "smoke", "digits", 1, "teacher")["test_accuracy"] > 0
