@@ -76,7 +76,9 @@ class Reporter:
     def __init__(self, every: bool):
         from rich.console import Console
 
-        self.console, self.every, self.last, self.status = Console(highlight=False), every, time.time(), None
+        width = None if sys.stdout.isatty() else 110
+        self.console, self.every = Console(highlight=False, width=width), every
+        self.last, self.status = time.time(), None
 
     def start(self, job: workflow.Job, number: int, total: int) -> None:
         self.title, self.last = f"[{number}/{total}] {job.title}", time.time()

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from kr_utils import generator
 
+# Images per network evaluation. Always whole blocks, so that an image is the same to the last bit in any company.
+BLOCK = {"cpu": 64, "cuda": 1024}
+
 
 def noise_sources(seed: int, indices: Sequence[int]) -> list[np.random.Generator]:
     """One counter-based random source per image: image i draws from key (seed, i) and from nothing else."""
@@ -31,7 +34,6 @@ def sample(
     guidance: float = 1.0,
     steps: int = 12,
     churn: float = 0.0,
-    batch: int = 512,
 ) -> Tensor:
     """Generate one image per label.
 
@@ -44,7 +46,7 @@ def sample(
     ----------
     labels : int64 [N], classes to draw
     seed, indices : image k depends on (weights, knobs, seed, indices[k], labels[k]) only, not on
-        `batch` nor on its neighbours; indices default to 0..N-1
+        how many or which images are drawn with it; indices default to 0..N-1
     guidance : scale w of classifier-free guidance, F_none + w (F_class - F_none); 1 needs one network
         evaluation a step, any other value two
     steps : solver steps, >= 1
@@ -61,11 +63,15 @@ def sample(
     channels, height, side = model.shape
     fold = model.fold
     shape = (channels * fold**2, height // fold, side // fold)
-    indices = range(len(labels)) if indices is None else indices
-    parts = []
-    for start in range(0, len(labels), batch):
-        given = labels[start : start + batch].to(device)
-        sources = noise_sources(seed, indices[start : start + batch])
+    indices = np.arange(len(labels)) if indices is None else np.asarray(indices)
+    block, parts = BLOCK[device.type], []
+    for start in range(0, len(labels), block):
+        wanted = len(labels[start : start + block])
+        # A short last block is filled up with its first image: the arithmetic rounds alike for alike shapes only.
+        chosen = np.arange(start, start + block)
+        chosen[wanted:] = start
+        given = labels[torch.from_numpy(chosen)].to(device)
+        sources = noise_sources(seed, indices[chosen])
         scheduler = model.scheduler()
         scheduler.set_timesteps(steps)
         scheduler.set_begin_index(0)
@@ -90,7 +96,7 @@ def sample(
                 slope_ahead = (ahead - scheduler.precondition_outputs(ahead, network(ahead, lower), lower)) / lower
                 ahead = x + (lower - raised) * (slope + slope_ahead) / 2
             x = ahead
-        parts.append(model.decode(x).cpu())
+        parts.append(model.decode(x[:wanted]).cpu())
     return torch.cat(parts) if parts else torch.empty((0, *model.shape), dtype=torch.uint8)
 
 

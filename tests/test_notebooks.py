@@ -1,0 +1,51 @@
+"""Every notebook runs top to bottom with its defaults (digits, quick, live widgets), as a student would run it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kr_utils import fingerprints, runs
+
+
+@pytest.mark.slow
+def test_all_notebooks_run_in_order_with_their_defaults(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(fingerprints.ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
+    notebooks = sorted(fingerprints.NOTEBOOKS.glob("*.ipynb"))
+    call = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-q", "--nbval-cell-timeout=600"]
+    # Its own root and no configuration: this inner pytest checks notebooks only.
+    call += ["-c", os.devnull, f"--rootdir={fingerprints.ROOT}", *map(str, notebooks)]
+    out = subprocess.run(call, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=1800)
+    assert out.returncode == 0, out.stdout[-6000:]
+    cells = sum(cell["cell_type"] == "code" for path in notebooks for cell in json.loads(path.read_text())["cells"])
+    assert f"{cells} passed" in out.stdout, "every code cell was run"
+
+    found = runs.find(tmp_path / "runs", "quick")["digits", 0]
+    assert set(found) == set(fingerprints.STAGES) - {"compare"}
+    real, student = found["teacher"].metrics, found["distillation"].metrics
+    # One seed of a 597-image test set: the floors of the three-seed means, less two standard errors (0.7 points).
+    assert real["test_accuracy"] >= 0.963
+    assert student["cas_gap"] >= -0.029
+    assert student["teacher_agreement"] > 0.8, "synthetic digits look like their class"
+    control = found["membership"].metrics["positive_control"]
+    assert control["auc_low"] > 0.5
+    assert found["tuning"].metrics["val_cas"] > 0.9
+
+
+@pytest.mark.slow
+def test_a_notebook_out_of_order_says_which_one_to_run_first(tmp_path):
+    call = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "05_distillation.ipynb",
+        str(tmp_path / "out.ipynb"),
+        "--no-progress-bar",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(fingerprints.ROOT)}
+    out = subprocess.run(call, capture_output=True, text=True, env=environment, cwd=fingerprints.NOTEBOOKS, timeout=300)
+    assert out.returncode != 0
+    assert "05_distillation needs the results of 01_teacher" in out.stderr
+    assert "run notebooks/01_teacher.ipynb first" in out.stderr
