@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Absolute: nothing on PATH or in a user's site-packages may be picked up instead.
 RUN := PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1 $(CURDIR)/$(BIN)/python
 
-.PHONY: figures test lab lint clean
+.PHONY: figures test lab lint clear clean
 
 figures: $(VENV)/.installed  ## reproduce the figures (digits, quick, seed 0); ARGS="--datasets breastmnist" for others
 	$(RUN) run_all.py $(ARGS)
@@ -21,6 +21,9 @@ lab: $(VENV)/.installed  ## the tutorial in JupyterLab
 lint: $(VENV)/.installed  ## format and lint, code and notebooks
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+clear: $(VENV)/.installed  ## remove the outputs of edited notebooks before committing them
+	$(RUN) -m nbconvert --clear-output --inplace notebooks/*.ipynb
 
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs

@@ -163,6 +163,12 @@ def main(argv: list[str] | None = None) -> int:
             args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
             data_root=data_root, until=args.until, force=args.force,
         )  # fmt: skip
+        if not args.dry_run:
+            for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise InputError(f"{option} {folder}: {error.strerror}; name a folder you may write to") from error
         if args.dry_run:
             for job in jobs:
                 last = f"  ({job.seconds / 60:.1f} min last time)" if job.seconds else ""

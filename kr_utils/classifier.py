@@ -144,9 +144,17 @@ def accuracy(model: nn.Module, split: Split) -> float:
     return (predict(model, split.images).argmax(1).cpu() == split.labels.cpu()).double().mean().item()
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy against class probabilities [N, K]; equals the usual one where `target` is one-hot."""
-    return F.cross_entropy(logits, target)
+def gkd_loss(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 1.0, hard_weight: float = 0.0
+) -> Tensor:
+    """Cross-entropy against the Teacher's probabilities, mixed with the hard-label loss at `hard_weight`.
+
+    logits, teacher_logits : [N, K] of the same augmented batch; labels : int64 [N]. The factor T^2 keeps
+    the gradient's size independent of the temperature (Hinton et al. 2015).
+    """
+    soft = F.softmax(teacher_logits / temperature, dim=1)
+    loss = (1 - hard_weight) * temperature**2 * F.cross_entropy(logits / temperature, soft)
+    return loss + hard_weight * F.cross_entropy(logits, labels) if hard_weight else loss
 
 
 def fit(
@@ -181,7 +189,7 @@ def fit(
 
     Returns
     -------
-    history : one dict per epoch: epoch, lr, train_loss, val_loss, val_accuracy, best (bool, whether
+    history : one dict per epoch: epoch, steps (so far), lr, train_loss, val_loss, val_accuracy, best (bool, whether
         these weights were the best so far). Best is highest accuracy, then lowest loss.
     """
     device = next(model.parameters()).device
@@ -191,8 +199,10 @@ def fit(
     optimiser = torch.optim.SGD(
         model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, foreach=True
     )
+    total_steps = epochs * batches + 1
+    total_steps += total_steps == 10  # OneCycleLR divides by zero where the warm-up is exactly one step long
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, lr, total_steps=epochs * batches + 1, pct_start=0.1, cycle_momentum=False, final_div_factor=1e4
+        optimiser, lr, total_steps=total_steps, pct_start=0.1, cycle_momentum=False, final_div_factor=1e4
     )
     model.to(memory_format=torch.channels_last)
     best, best_state, history = (-1.0, 0.0), None, []
@@ -206,13 +216,12 @@ def fit(
             inputs = normalise(images).contiguous(memory_format=torch.channels_last)
             labels = data.labels[index]
             logits = model(inputs)
-            loss = F.cross_entropy(logits, labels) if teacher is None or hard_weight else 0.0
-            if teacher is not None:
+            if teacher is None:
+                loss = F.cross_entropy(logits, labels)
+            else:
                 with torch.no_grad():
-                    soft = F.softmax(teacher(inputs) / temperature, dim=1)
-                # T^2 keeps the gradient's size independent of the temperature (Hinton et al. 2015).
-                distilled = soft_cross_entropy(logits / temperature, soft) * temperature**2
-                loss = hard_weight * loss + (1 - hard_weight) * distilled
+                    teacher_logits = teacher(inputs)
+                loss = gkd_loss(logits, teacher_logits, labels, temperature, hard_weight)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -227,6 +236,7 @@ def fit(
             best, best_state = score, copy.deepcopy(model.state_dict())
         row = {
             "epoch": epoch + 1,
+            "steps": (epoch + 1) * batches,
             "lr": schedule.get_last_lr()[0],
             "train_loss": total.item() / batches,
             "val_loss": val_loss,

@@ -32,7 +32,6 @@ class Info:
     licence: str
     hflip: bool = False  # does a left-right mirror image keep its label?
     vflip: bool = False
-    ordinal: bool = False
     resnet18: float | None = None  # MedMNIST v2's published test accuracy at 28 px
 
 
@@ -52,7 +51,7 @@ INFO: dict[str, Info] = {
     # Anatomy with a fixed up, but no left or right in the label.
     "octmnist": _med("OCTMNIST", 4, 1, 0.743, hflip=True),
     "pneumoniamnist": _med("PneumoniaMNIST", 2, 1, 0.854, hflip=True),
-    "retinamnist": _med("RetinaMNIST", 5, 3, 0.524, hflip=True, vflip=True, ordinal=True),
+    "retinamnist": _med("RetinaMNIST", 5, 3, 0.524, **BOTH),
     "breastmnist": _med("BreastMNIST", 2, 1, 0.863, hflip=True),
     # femur-left against femur-right, kidney-left against kidney-right: no mirror images.
     "organamnist": _med("OrganAMNIST", 11, 1, 0.935),

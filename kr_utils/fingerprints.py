@@ -12,6 +12,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from kr_utils import InputError
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -47,7 +49,10 @@ def code_hashes(stage: str) -> dict[str, str]:
     ]
     code = "\n".join(sources)
     ignored = PLUMBING if stage == "compare" else PLUMBING | DRAWING
-    hashes, todo = {"notebook": _code_hash(code)}, _imports(code)
+    try:
+        hashes, todo = {"notebook": _code_hash(code)}, _imports(code)
+    except SyntaxError as error:
+        raise InputError(f"{path}: not valid Python ({error.msg}: {(error.text or '').strip()[:60]!r})") from error
     while todo:
         name = todo.pop()
         file = ROOT / "kr_utils" / f"{name}.py"

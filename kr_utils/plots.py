@@ -190,8 +190,11 @@ def bars(groups: list[str], series: dict[str, list[tuple[float, float, float]]],
         x = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
         style = {"color": known.get(name, f"C{k}"), "hatch": ("", "//", "..", "xx")[k % 4], "edgecolor": "white"}
         axis.bar(x, value, width * 0.92, label=name, **style)
-        if np.isfinite(low).all():
-            axis.errorbar(x, value, [value - low, high - value], fmt="none", ecolor="black", capsize=3, lw=1.2)
+        known_interval = np.isfinite(low)
+        if known_interval.any():
+            whiskers = np.array([value - low, high - value])[:, known_interval]
+            options = {"fmt": "none", "ecolor": "black", "capsize": 3, "lw": 1.2}
+            axis.errorbar(x[known_interval], value[known_interval], whiskers, **options)
     lows = [v[1] if v[1] == v[1] else v[0] for values in series.values() for v in values]
     highs = [v[2] if v[2] == v[2] else v[0] for values in series.values() for v in values]
     if min(lows) > 0.2:
@@ -222,10 +225,9 @@ def roc(curves_: dict[str, tuple[np.ndarray, np.ndarray, str]], title: str) -> F
     return figure
 
 
-def score_histogram(members: np.ndarray, non_members: np.ndarray, threshold: float, xlabel: str, axis=None) -> Figure:
+def score_histogram(members: np.ndarray, non_members: np.ndarray, threshold: float, xlabel: str) -> Figure:
     """Scores of members and non-members, the attack's threshold between them, the rates it gives in the title."""
-    figure = axis.figure if axis is not None else plt.figure(figsize=(5.6, 3.2))
-    axis = axis or figure.subplots()
+    figure, axis = plt.subplots(figsize=(5.6, 3.2))
     low, high = np.quantile(np.concatenate([members, non_members]), [0.01, 1])
     edges = np.linspace(low, high + 1e-9, 40)
     for scores, name, colour in (

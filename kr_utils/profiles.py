@@ -3,7 +3,7 @@
 smoke   checks the plumbing in seconds; its numbers mean nothing
 quick   the tutorial: digits in about five minutes on two CPU cores
 laptop  small medical sets (up to about 2,000 training images) on two CPU cores, within the hour
-paper   the paper's scale, on one GPU
+paper   GaFi's ResNet-20 of width 64 and a large Generator, on one GPU
 """
 
 from __future__ import annotations
@@ -200,6 +200,10 @@ def _parse(name: str, value, kind):
         raise InputError(f"{name} is {number}; it must be at most 1")
     if field_name == "depth" and (number < 8 or (number - 2) % 6):
         raise InputError(f"{name} is {number}; a CIFAR ResNet has 6n + 2 layers: 8, 14, 20, ...")
+    if name == "generator.width" and number % 8:
+        raise InputError(f"{name} is {number}; it must be a multiple of 8 (group normalisation has 8 groups)")
+    if field_name == "overfit_images" and number < 20:
+        raise InputError(f"{name} is {number}; an attack on fewer than 20 images says nothing")
     if number > 10**9:
         raise InputError(f"{name} is {number}; that is more than any run can do")
     return number

@@ -59,7 +59,7 @@ def synthesise(
     seed: int,
     first: int = 0,
     teacher: classifier.ResNet | None = None,
-) -> tuple[Split, float]:
+) -> tuple[Split, float, float]:
     """One synthetic image per label, filtered if `knobs.threshold` > 0.
 
     A rejected image is drawn again at most `MAX_ROUNDS` times in all; what is never accepted keeps its
@@ -69,11 +69,12 @@ def synthesise(
     -------
     split : images uint8 [N, C, H, W] and labels, on the CPU
     accepted : share of all drawn images that passed the filter (1.0 without one)
+    draws : images drawn per image kept, 1 to `MAX_ROUNDS`
     """
     indices = np.arange(first, first + len(labels), dtype=np.int64)
     images = sampling.sample(model, labels, seed=seed, indices=indices, **knobs.sampler())
     if knobs.threshold <= 0:
-        return Split(images, labels), 1.0
+        return Split(images, labels), 1.0, 1.0
     if teacher is None:
         raise ValueError("a filter threshold needs the Teacher")
 
@@ -95,15 +96,15 @@ def synthesise(
         better = found > best[missing]
         images[missing[better]], best[missing[better]] = fresh[better], found[better]
         drawn, passed = drawn + len(missing), passed + int((found >= knobs.threshold).sum())
-    return Split(images, labels), passed / drawn
+    return Split(images, labels), passed / drawn, drawn / len(labels)
 
 
 class SyntheticStream:
     """The stream of a Student's training sets: call it with an epoch number, get that epoch's `Split`.
 
     Set number b serves epochs b * period to (b + 1) * period - 1 and consists of images b * n to
-    (b + 1) * n - 1 of the seed's endless sequence, so it can be made again at any time. Recent sets
-    are kept in memory, for the ablation shows the same ones to several Students.
+    (b + 1) * n - 1 of the seed's endless sequence, so it can be made again at any time. As many sets as
+    fit in `CACHE_BYTES` stay in memory, for the ablation shows the same ones to several Students.
 
     Parameters
     ----------
@@ -130,17 +131,19 @@ class SyntheticStream:
         self.labels = torch.repeat_interleave(torch.arange(len(counts)), torch.as_tensor(counts))
         self.sets: dict[int, Split] = {}
         self.accepted: dict[int, float] = {}
+        self.draws: dict[int, float] = {}
 
     def __call__(self, epoch: int) -> Split:
         number = 0 if self.period is None else epoch // self.period
         if number not in self.sets:
             n = len(self.labels)
-            made, rate = synthesise(
+            made, rate, draws = synthesise(
                 self.model, self.knobs, self.labels, seed=self.seed, first=number * n, teacher=self.teacher
             )
             while self.sets and (len(self.sets) + 1) * made.images.numel() > CACHE_BYTES:
-                self.sets.pop(next(iter(self.sets)))
+                self.sets.popitem()  # the newest: the early ones will be asked for again by the next Student
             self.sets[number], self.accepted[number] = made.to(self.device), rate
+            self.draws[number] = draws
             if self.on_set:
                 self.on_set(number, rate)
         return self.sets[number]

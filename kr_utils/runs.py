@@ -100,6 +100,11 @@ def _stamp(path: Path) -> list:
         return [size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
+def plain(value):
+    """A value as it comes back from JSON (tuples become lists)."""
+    return json.loads(json.dumps(value))
+
+
 def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
     """All finished stages of a profile: (dataset, seed) -> stage -> Done, in order."""
     found: dict[tuple[str, int], dict[str, Done]] = {}
@@ -111,6 +116,21 @@ def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
         if done:
             found[folder.parent.name, int(folder.name[4:])] = done
     return found
+
+
+def outdated(done: Done, stages: dict[str, Done]) -> list[str]:
+    """Stages that `done` was made from and that have been made anew since."""
+    used = done.manifest["ingredients"]["upstream"]
+    return [
+        name
+        for name, used_print in used.items()
+        if name in stages and used_print != stages[name].manifest["fingerprint"]
+    ]
+
+
+def complete(stages: dict[str, Done]) -> bool:
+    """Whether a run has every stage, and all of them were made from one another."""
+    return set(stages) == set(STAGES) - {"compare"} and not any(outdated(done, stages) for done in stages.values())
 
 
 # ------------------------------------------------------------- writing stages
@@ -132,7 +152,11 @@ class Stage:
         return self.final.with_name(self.final.name + ".partial")
 
     def file(self, name: str) -> Path:
-        """Where to write an artefact."""
+        """Where to write an artefact; InputError after `finish` (a notebook's last cell was run twice)."""
+        if not self.folder.is_dir():
+            raise InputError(
+                f"{self.final.name} is stored already; to run it again, restart the kernel and run all cells"
+            )
         return self.folder / name
 
     def write_json(self, name: str, value: dict) -> None:
@@ -202,11 +226,17 @@ def begin(
                 f"--datasets {dataset} --seeds {seed} --until {need}`"
             )
         upstream[need] = done
+    for name, done in upstream.items():
+        for need in outdated(done, upstream):
+            raise InputError(
+                f"{STAGES[name][0]} was made from an older {STAGES[need][0]}: run notebooks/{STAGES[name][0]}.ipynb "
+                f"again (or `python run_all.py`, which reruns what is out of date)"
+            )
     if stage == "compare":
         upstream = {
             f"{name}/seed{k}/{s}": done
             for (name, k), stages in find(root, profile).items()
-            if "membership" in stages
+            if complete(stages)
             for s, done in stages.items()
         }
     prints = {name: done.manifest["fingerprint"] for name, done in upstream.items()}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch.nn.functional as F
 
-from kr_utils import classifier, generator, sampling
+from kr_utils import classifier, generator, sampling, seeds
 from kr_utils.data import Split
 from kr_utils.recycling import Knobs, SyntheticStream, train_student
 
@@ -45,9 +45,11 @@ def score(
     of drawn images that pass the filter), cost (network evaluations per kept image), correct
     (per validation image, the share of Students that classify it correctly)
     """
-    correct, losses, accepted = [], [], []
+    correct, losses, accepted, draws = [], [], [], []
     for k in range(students):
-        stream = SyntheticStream(model, knobs, counts, seed=seed + k, period=period, teacher=teacher, device=device)
+        stream = SyntheticStream(
+            model, knobs, counts, seed=seeds.derive(seed, "selection", k), period=period, teacher=teacher, device=device
+        )
         student, _ = train_student(
             recipe,
             stream,
@@ -55,7 +57,7 @@ def score(
             classes=len(counts),
             epochs=epochs,
             augment=augment,
-            seed=seed + k,
+            seed=seeds.derive(seed, "short student", k),
             teacher=teacher,
             device=device,
         )
@@ -64,16 +66,16 @@ def score(
         correct.append((logits.argmax(1) == labels).numpy())
         losses.append(F.cross_entropy(logits, labels).item())
         accepted += stream.accepted.values()
+        draws += stream.draws.values()
     each = np.mean(correct, axis=1)
-    rate = float(np.mean(accepted))
     return {
         **knobs.__dict__,
         "cas": float(each.mean()),
         "cas_min": float(each.min()),
         "cas_max": float(each.max()),
         "val_loss": float(np.mean(losses)),
-        "accepted": rate,
-        "cost": sampling.evaluations(knobs.sampler()) / max(rate, 1e-3),
+        "accepted": float(np.mean(accepted)),
+        "cost": sampling.evaluations(knobs.sampler()) * float(np.mean(draws)),
         "correct": np.mean(correct, axis=0),
     }
 

@@ -89,7 +89,7 @@ def plan(
     common = {"profile": profile, "runs_dir": str(root), "interactive": False}
     predicted: dict[str, str] = {}
     for (dataset, seed), done in runs.find(root, profile).items():
-        if "membership" in done:
+        if runs.complete(done):
             predicted |= {f"{dataset}/seed{seed}/{s}": item.manifest["fingerprint"] for s, item in done.items()}
     for dataset in datasets:
         for seed in seeds:
@@ -195,10 +195,10 @@ def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> flo
     unknown = set(job.parameters) - declared_parameters(notebook)
     if unknown:
         raise StageFailed(f"{notebook.name} declares no parameter {sorted(unknown)[0]!r}")
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
     partial = job.folder.with_name(f"{job.folder.name}.failed.ipynb")
     started = time.time()
     try:
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
             str(notebook),
             str(partial),
@@ -215,7 +215,8 @@ def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> flo
             f"{notebook.name}, cell {error.cell_index}: {error.ename}: {reason[0]}; see {partial}"
         ) from error
     except (PapermillException, RuntimeError, OSError) as error:  # nbclient's DeadKernelError is a RuntimeError
-        raise StageFailed(f"{notebook.name}: {str(error).strip().splitlines()[0]}; see {partial}") from error
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise StageFailed(f"{notebook.name}: {reason[0]}; see {partial}") from error
     done = runs.read(job.folder)
     if done is None or done.manifest["fingerprint"] != job.fingerprint:
         raise StageFailed(f"{notebook.name} ran but left no result that matches its plan; see {partial}")

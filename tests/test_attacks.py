@@ -82,9 +82,25 @@ def test_best_threshold_by_hand():
 
 def test_negative_control_brackets_one_half():
     rng = np.random.default_rng(0)
-    control = attacks.negative_control(rng.normal(3, 1, 300), rng.normal(0, 1, 200))
-    assert control["auc_low"] < 0.5 < control["auc_high"]
-    assert control["auc"] == pytest.approx(0.5, abs=0.01)
+    y_in, y_out = rng.integers(0, 3, 300), rng.integers(0, 3, 200)
+    control = attacks.negative_control(leaky(rng, 300, 2, y_in), y_in, leaky(rng, 200, 0, y_out), y_out)
+    for name, row in control.items():
+        assert row["auc_low"] < 0.5 < row["auc_high"], name
+        assert abs(row["auc"] - 0.5) < 4 * row["auc_error"]
+
+
+def test_negative_control_catches_an_attack_that_sees_the_answer(monkeypatch):
+    """An attack whose thresholds were fitted on the images it scores finds members in noise, and is caught."""
+
+    def cheat(inside, y_in, outside, y_out, seed):
+        scored = {name: attacks.scores(inside, y_in)[name] for name in attacks.ATTACKS}
+        return {name: (s + 0.5, attacks.scores(outside, y_out)[name]) for name, s in scored.items()}
+
+    monkeypatch.setattr(attacks, "attack", cheat)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 300)
+    control = attacks.negative_control(leaky(rng, 300, 0, y), y, leaky(rng, 300, 0, y), y)
+    assert all(abs(row["auc"] - 0.5) > 4 * row["auc_error"] for row in control.values())
 
 
 def test_paired_difference_is_narrower_than_unpaired():

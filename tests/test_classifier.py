@@ -61,18 +61,33 @@ def test_erasing_covers_the_stated_area_and_share():
     assert one.sum() == rows * columns, "one rectangle"
 
 
-def test_soft_cross_entropy_against_numpy():
-    logits, target = torch.randn(6, 4), torch.softmax(torch.randn(6, 4), 1)
-    log_p = logits.numpy() - np.log(np.exp(logits.numpy()).sum(1, keepdims=True))
-    expected = -(target.numpy() * log_p).sum(1).mean()
-    assert classifier.soft_cross_entropy(logits, target).item() == pytest.approx(expected, abs=1e-5)
+@pytest.mark.parametrize(("temperature", "hard"), [(1.0, 0.0), (4.0, 0.0), (2.0, 0.3), (1.0, 1.0)])
+def test_gkd_loss_against_numpy(temperature, hard):
+    student, taught, labels = [*np.random.default_rng(0).normal(size=(2, 6, 4)).tolist(), [0, 1, 2, 3, 0, 1]]
+
+    def log_softmax(rows):
+        rows = np.array(rows)
+        return rows - np.log(np.exp(rows).sum(1, keepdims=True))
+
+    p = np.exp(log_softmax(np.array(taught) / temperature))
+    soft = -(p * log_softmax(np.array(student) / temperature)).sum(1).mean() * temperature**2
+    one_hot = -log_softmax(student)[np.arange(6), labels].mean()
+    loss = classifier.gkd_loss(torch.tensor(student), torch.tensor(taught), torch.tensor(labels), temperature, hard)
+    assert loss.item() == pytest.approx((1 - hard) * soft + hard * one_hot, abs=1e-5)
 
 
-def fit(digits, seed, epochs=2, **more):
+@pytest.mark.parametrize("epochs", [1, 8, 9, 10])
+def test_every_number_of_steps_trains(digits, epochs):
+    few = data.Split(digits.train.images[:20], digits.train.labels[:20])
+    _, history = fit(digits, 0, epochs, data=few)
+    assert history[-1]["steps"] == epochs
+
+
+def fit(digits, seed, epochs=2, data=None, **more):
     model = classifier.build(10, 1, 8, 8, seed)
     augment = classifier.Augmentation(1, erase=0.2)
     options = {"epochs": epochs, "batch": 100, "lr": 0.1, "weight_decay": 5e-4, "augment": augment, "seed": seed} | more
-    history = classifier.fit(model, lambda epoch: digits.train, digits.val, **options)
+    history = classifier.fit(model, lambda epoch: data or digits.train, digits.val, **options)
     return model, history
 
 

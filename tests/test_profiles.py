@@ -38,6 +38,8 @@ BAD = [
     ("generator", "lr", None, "must be a number"),
     ("generator", "label_dropout", 1.5, "at most 1"),
     ("teacher", "depth", 9, "6n + 2"),
+    ("generator", "width", 20, "multiple of 8"),
+    ("membership", "overfit_images", 1, "fewer than 20"),
     ("tuning", "guidance", "", "must be a number"),
     ("tuning", "guidance", [], "one or more numbers"),
     ("tuning", "threshold", "0.5,2", "at most 1"),

@@ -65,6 +65,12 @@ def test_a_small_memory_changes_nothing_but_work(tiny_generator, monkeypatch):
     for epoch, images in zip((0, 1, 0), expected):
         assert torch.equal(tight(epoch).images, images)
     assert len(tight.sets) == 1
+    monkeypatch.setattr(recycling, "CACHE_BYTES", 2 * 30 * 64)
+    drawn = []
+    half = stream(tiny_generator, 1, on_set=lambda number, rate: drawn.append(number))
+    for epoch in (0, 1, 2, 3, 0, 1, 2, 3):
+        half(epoch)
+    assert drawn.count(0) == 1, "a second pass finds the early sets"
 
 
 def test_the_shortest_period_is_one_epoch(tiny_generator):
@@ -98,10 +104,13 @@ def test_a_threshold_nobody_passes_ends_and_keeps_the_best_attempt(monkeypatch, 
     monkeypatch.setattr(sampling, "sample", sampler)
     monkeypatch.setattr(classifier, "predict", confident({10: 0.2, 20: 0.5, 30: 0.4, 40: 0.1}))
     knobs = recycling.Knobs(threshold=0.9)
-    made, accepted = recycling.synthesise(None, knobs, torch.zeros(3, dtype=torch.int64), seed=0, teacher=teacher)
+    made, accepted, draws = recycling.synthesise(
+        None, knobs, torch.zeros(3, dtype=torch.int64), seed=0, teacher=teacher
+    )
     assert len(sampler.calls) == recycling.MAX_ROUNDS
     assert (made.images == 20).all()
     assert accepted == 0
+    assert draws == recycling.MAX_ROUNDS, "the true cost, however few pass"
     assert len({index for call in sampler.calls for index in call}) == 12, "every attempt has its own random numbers"
 
 
@@ -110,11 +119,12 @@ def test_only_rejected_images_are_drawn_again(monkeypatch, teacher):
     monkeypatch.setattr(sampling, "sample", sampler)
     monkeypatch.setattr(classifier, "predict", confident({10: 0.2, 20: 0.95}))
     labels = torch.tensor([0, 1, 0])  # class 1 has probability 0.8 at once
-    made, accepted = recycling.synthesise(None, recycling.Knobs(threshold=0.7), labels, seed=0, teacher=teacher)
+    made, accepted, draws = recycling.synthesise(None, recycling.Knobs(threshold=0.7), labels, seed=0, teacher=teacher)
     assert [len(call) for call in sampler.calls] == [3, 2]
     assert made.images[:, 0, 0, 0].tolist() == [20, 10, 20]
     assert made.labels.tolist() == [0, 1, 0]
     assert accepted == pytest.approx(3 / 5)
+    assert draws == pytest.approx(5 / 3)
 
 
 def test_a_filter_needs_a_teacher(tiny_generator):
@@ -125,7 +135,7 @@ def test_a_filter_needs_a_teacher(tiny_generator):
 def test_a_filtered_set_is_more_to_the_teachers_taste(tiny_generator, teacher):
     def belief(threshold):
         knobs = recycling.Knobs(steps=2, threshold=threshold)
-        made, _ = recycling.synthesise(tiny_generator, knobs, torch.arange(60) % 10, seed=0, teacher=teacher)
+        made, _, _ = recycling.synthesise(tiny_generator, knobs, torch.arange(60) % 10, seed=0, teacher=teacher)
         return classifier.predict(teacher, made.images).softmax(1).gather(1, made.labels[:, None]).mean()
 
     assert belief(0.6) > belief(0.0)

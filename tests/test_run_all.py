@@ -49,6 +49,8 @@ BAD = {
     "word as seed": (["--seeds", "0,one"], "--seeds has 'one'"),
     "huge seed": (["--seeds", "99999999999"], "--seeds has"),
     "no such option": (["--nosuch"], "unrecognized arguments: --nosuch"),
+    "runs folder": (["--runs-dir", "/dev/null/x", "--until", "start"], "name a folder you may write to"),
+    "figures folder": (["--figures-dir", str(ROOT / "LICENSE")], "name a folder you may write to"),
     "data root": (["--data-root", "/nonexistent/folder"], "--data-root points to"),
 }
 
@@ -56,7 +58,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_options_give_one_line_and_exit_2(case):
     args, words = BAD[case]
-    out = drive(*args, "--dry-run")
+    out = drive(*args)  # refused before anything runs
     assert out.returncode == 2, out.stderr
     assert words in out.stderr
     assert "Traceback" not in out.stderr

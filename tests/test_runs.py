@@ -97,6 +97,35 @@ def test_a_missing_upstream_stage_is_named_with_the_way_to_run_it():
     assert "--until generator" in message
 
 
+def test_a_stage_made_from_an_older_one_is_refused_until_it_is_made_again(tmp_path):
+    for stage in ("teacher", "generator", "checkpoints"):
+        finish(stage)
+    finish("teacher", epochs=9)
+    with pytest.raises(InputError, match="03_checkpoints was made from an older 01_teacher"):
+        open_stage("tuning")
+    found = runs.find(tmp_path / "runs", "smoke")["digits", 0]
+    assert runs.outdated(found["checkpoints"], found) == ["teacher"]
+    assert not runs.complete(found)
+    finish("checkpoints")
+    open_stage("tuning")
+
+
+def test_a_run_is_complete_when_all_its_stages_stand(tmp_path):
+    for stage in fingerprints.STAGES:
+        if stage != "compare":
+            assert not runs.complete(runs.find(tmp_path / "runs", "smoke").get(("digits", 0), {}))
+            finish(stage)
+    assert runs.complete(runs.find(tmp_path / "runs", "smoke")["digits", 0])
+
+
+def test_running_the_last_cell_twice_says_what_to_do():
+    opened = open_stage()
+    opened.finish({})
+    for again in (lambda: opened.write_json("more.json", {}), lambda: opened.finish({})):
+        with pytest.raises(InputError, match="restart the kernel and run all cells"):
+            again()
+
+
 def test_not_a_number_never_reaches_metrics():
     with pytest.raises(ValueError, match="JSON"):
         open_stage().finish({"accuracy": float("nan")})
@@ -189,6 +218,12 @@ def test_notebook_cells_that_draw_or_exercise_do_not_retrain(copy):
     for tag in ("figure", "exercise", "parameters"):
         assert stale_after(copy, edit_cell("02_generator.ipynb", tag, "extra = 1")) == set()
     assert stale_after(copy, edit_cell("02_generator.ipynb", None, "extra = 1")) == FROM_GENERATOR
+
+
+def test_a_notebook_with_a_typo_is_named(copy):
+    edit_cell("01_teacher.ipynb", None, "x = = 1")(copy)
+    with pytest.raises(InputError, match=r"01_teacher\.ipynb: not valid Python"):
+        fingerprints.code_hashes("teacher")
 
 
 @pytest.mark.parametrize("key", ["dataset", "seed", "budget", "checksum", "upstream"])
