@@ -20,7 +20,10 @@ from torch import Tensor
 
 # Training noise levels are log-normal with these parameters (EDM, table 1).
 P_MEAN, P_STD = -1.2, 1.2
-SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+# Sampling runs from SIGMA_MAX to SIGMA_MIN. EDM's 80 and 0.002 are made for large images and many steps; with 6
+# to 16 steps on small 8-bit images (a grey level is 0.008) they waste half of the steps: the spread of a Gaussian
+# was reproduced to 9-14 % with them, to 2-5 % with these.
+SIGMA_MIN, SIGMA_MAX = 0.02, 20.0
 
 
 class Generator(torch.nn.Module):

@@ -50,7 +50,7 @@ class Generator:
 class Checkpoints:
     epochs: int = 15  # of each short Student
     period: int = 10  # regeneration while searching ("fast")
-    students: int = 2  # averaged per candidate
+    students: int = 3  # averaged per candidate
     guidance: float = 1.0
     steps: int = 10
 
@@ -61,8 +61,8 @@ class Tuning:
     period: int = 10
     students: int = 2
     guidance: tuple[float, ...] = (1.0, 2.0)
-    steps: tuple[int, ...] = (6, 12)
-    churn: tuple[float, ...] = (4.0,)
+    steps: tuple[int, ...] = (8, 16)
+    churn: tuple[float, ...] = (2.0,)  # more needs more steps
     threshold: tuple[float, ...] = (0.5,)
 
 
@@ -115,7 +115,7 @@ PROFILES: dict[str, Profile] = {
         teacher=Teacher(width=16, depth=14, epochs=60),
         generator=Generator(steps=3000, batch=128, lr=1e-3, width=64, levels=2, ema_decay=0.998, checkpoints=5),
         checkpoints=Checkpoints(epochs=20, students=2, steps=12),
-        tuning=Tuning(epochs=20, students=2, guidance=(1.0, 2.0), steps=(8, 16), churn=(8.0,), threshold=(0.5,)),
+        tuning=Tuning(epochs=20, students=2, guidance=(1.0, 2.0), steps=(8, 16), churn=(4.0,), threshold=(0.5,)),
         distillation=Distillation(epochs=60, period=5),
         membership=Membership(overfit_epochs=60),
     ),

