@@ -129,6 +129,23 @@ def test_plan_reuses_what_stands_and_reruns_what_depends_on_a_change(tmp_path):
     assert new_data[1].reason == "the data changed"
 
 
+def test_every_setting_reaches_the_notebook_as_it_is(tmp_path):
+    """papermill writes parameters into the notebook; what its cell then assigns must be the budget that was planned."""
+    from papermill.translators import PythonTranslator
+
+    from kr_utils import profiles
+
+    settings = ["tuning.guidance=1,2.5", "tuning.steps=7", "tuning.threshold=0,0.25"]
+    overrides = workflow.parse_settings(settings, "smoke")
+    for job in make_plan(tmp_path, overrides=overrides):
+        namespace: dict = {}
+        exec(PythonTranslator.codify(job.parameters), namespace)
+        assert namespace["overrides"] == job.parameters["overrides"]
+        if job.stage == "tuning":
+            budget = profiles.budget("tuning", "smoke", namespace["overrides"])
+            assert (budget.guidance, budget.steps, budget.threshold) == ((1.0, 2.5), (7,), (0.0, 0.25))
+
+
 def test_unknown_notebook_parameters_are_refused(tmp_path):
     job = make_plan(tmp_path)[1]
     job.parameters["epochz"] = 3
