@@ -25,9 +25,10 @@ def test_all_notebooks_run_in_order_with_their_defaults(tmp_path):
     found = runs.find(tmp_path / "runs", "quick")["digits", 0]
     assert set(found) == set(fingerprints.STAGES) - {"compare"}
     real, student = found["teacher"].metrics, found["distillation"].metrics
-    # One seed of a 597-image test set: the floors of the three-seed means, less two standard errors (0.7 points).
+    # One seed: the floors of the three-seed means (0.97, -1.5 points), less two standard deviations between
+    # seeds as measured on seeds 0, 1, 2 (0.35 and 1.35 points; figures/quick/results.csv).
     assert real["test_accuracy"] >= 0.963
-    assert student["cas_gap"] >= -0.029
+    assert student["cas_gap"] >= -0.042
     assert student["teacher_agreement"] > 0.5, "synthetic digits look like their class (chance: 0.1)"
     control = found["membership"].metrics["positive_control"]
     assert control["auc_low"] > 0.5
