@@ -91,6 +91,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except ValueError as error:  # numpy's word for an object array or a malformed header
-        raise InputError(f"{path}: not readable without pickle ({error}); store plain numeric arrays") from error
-    except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, OSError, KeyError, NotImplementedError) as error:
-        raise InputError(f"{path}: damaged or not an npz file ({error}); fetch it again") from error
+        raise InputError(
+            f"{path}: not readable without pickle ({_one_line(error)}); store plain numeric arrays"
+        ) from error
+    except Exception as error:  # zip, zlib, numpy's and even Python's parser fail in many ways on damaged bytes
+        raise InputError(f"{path}: damaged or not an npz file ({_one_line(error)}); fetch it again") from error
+
+
+def _one_line(error: Exception) -> str:
+    """The error's first line, short; its kind where it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

@@ -5,8 +5,14 @@ import os
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from kr_utils import classifier, data, generator
+
+# In CI the same examples every time: new ones are for people to find, who can act on them.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)
