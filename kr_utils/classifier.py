@@ -15,6 +15,22 @@ from torch import Tensor, nn
 from kr_utils.data import Info, Split
 
 
+class Projection(nn.Linear):
+    """A strided 1x1 convolution, without bias, as one matrix product over the channels.
+
+    Not `nn.Conv2d`: oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory on CPUs with
+    AVX-512 (8 input channels, odd batch, two threads, channels_last; seen in torch 2.15 to end the process).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__(inputs, outputs, bias=False)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, outputs, H / stride, W / stride], rounded up."""
+        return super().forward(x[:, :, :: self.stride, :: self.stride].movedim(1, -1)).movedim(-1, 1)
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions with a shortcut (He et al. 2016, CIFAR variant, projection shortcut)."""
 
@@ -26,7 +42,7 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(Projection(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)

@@ -1,5 +1,8 @@
 """The classifier: augmentation by known answers, training that learns, seeds that are used."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -172,3 +175,24 @@ def test_depths_that_no_resnet_has(depth):
 def test_any_image_form_passes_through(channels, side):
     model = classifier.build(7, channels, 8, 14, 0)
     assert model(torch.zeros(2, channels, side, side)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_projection_is_a_strided_1x1_convolution(stride):
+    x = torch.randn(5, 8, 7, 9, generator=generator()).contiguous(memory_format=torch.channels_last)
+    layer = classifier.Projection(8, 16, stride)
+    expected = torch.nn.functional.conv2d(x, layer.weight[:, :, None, None], stride=stride)
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+
+
+def test_training_survives_narrow_networks_and_odd_batches():
+    """In its own process: with convolutions as shortcuts, AVX-512 machines ended it within a few steps."""
+    code = """if True:
+        import torch
+        from kr_utils import classifier, data
+        torch.set_num_threads(2)
+        images = torch.randint(0, 256, (61, 1, 28, 28), dtype=torch.uint8)
+        split = data.Split(images, torch.arange(61) % 2)
+        options = {"epochs": 60, "batch": 61, "lr": 0.01, "weight_decay": 0, "augment": classifier.Augmentation()}
+        classifier.fit(classifier.build(2, 1, 8, 8, 0), lambda epoch: split, split, seed=0, **options)"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
