@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kr_utils.data import Info, Split
+from kr_utils.precision import autocast
 
 
 class Projection(nn.Linear):
@@ -173,6 +174,17 @@ def gkd_loss(
     return loss + hard_weight * F.cross_entropy(logits, labels) if hard_weight else loss
 
 
+def sgd(parameters: Iterable[Tensor], lr: float, weight_decay: float, steps: int) -> tuple:
+    """The optimiser and learning-rate schedule of `fit`."""
+    optimiser = torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, foreach=True)
+    total = steps + 1
+    total += total == 10  # OneCycleLR divides by zero where the warm-up is exactly one step long
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, lr, total_steps=total, pct_start=0.1, cycle_momentum=False, final_div_factor=1e4
+    )
+    return optimiser, schedule
+
+
 def fit(
     model: nn.Module,
     epoch_data: Callable[[int], Split],
@@ -212,14 +224,7 @@ def fit(
     generator = torch.Generator(device=device).manual_seed(seed)
     first = epoch_data(0)
     batches = max(1, len(first) // batch)
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, foreach=True
-    )
-    total_steps = epochs * batches + 1
-    total_steps += total_steps == 10  # OneCycleLR divides by zero where the warm-up is exactly one step long
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, lr, total_steps=total_steps, pct_start=0.1, cycle_momentum=False, final_div_factor=1e4
-    )
+    optimiser, schedule = sgd(model.parameters(), lr, weight_decay, epochs * batches)
     model.to(memory_format=torch.channels_last)
     best, best_state, history = (-1.0, 0.0), None, []
     for epoch in range(epochs):
@@ -231,12 +236,13 @@ def fit(
             images = augment(data.images[index], generator)
             inputs = normalise(images).contiguous(memory_format=torch.channels_last)
             labels = data.labels[index]
-            logits = model(inputs)
+            with autocast(device, inputs.shape[2]):
+                logits = model(inputs).to(inputs.dtype)
+                with torch.no_grad():
+                    teacher_logits = teacher(inputs).to(inputs.dtype) if teacher else None
             if teacher is None:
                 loss = F.cross_entropy(logits, labels)
             else:
-                with torch.no_grad():
-                    teacher_logits = teacher(inputs)
                 loss = gkd_loss(logits, teacher_logits, labels, temperature, hard_weight)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

@@ -1,0 +1,56 @@
+"""How fast arithmetic is chosen, by rule: bfloat16 where the hardware has it, compilation where the work repays it.
+
+The rules use what is known before the work begins (device, sizes, steps), never a stopwatch: the same run must
+round the same way every time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+# Compiling a Generator takes 1 to 2 minutes on a CPU and saves about a fifth of each step; on a GPU 1 minute for a
+# third. It is done where it saves at least twice what it costs.
+REPAYS_SECONDS = {"cpu": 1200, "cuda": 360}
+# Training steps of the Generator reach about this many operations a second here (two CPU cores; one data-centre GPU).
+TYPICAL_FLOPS = {"cpu": 2.2e11, "cuda": 5e13}
+
+
+def autocast(device: str | torch.device, side: int | None = None) -> torch.autocast:
+    """bfloat16 where the hardware multiplies it; otherwise float32 (emulated bfloat16 is slower).
+
+    side : height of the images, for networks whose work is so small below 16 pixels that converting costs more
+        than it saves
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=able and (side is None or side >= 16))
+
+
+def training_seconds(network: nn.Module, example: tuple[Tensor, ...], steps: int) -> float:
+    """A rough estimate of `steps` training steps on batches like `example`: three forward passes' operations each."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network(*example)
+    return 3 * counter.get_total_flops() * steps / TYPICAL_FLOPS[example[0].device.type]
+
+
+def compiled(network: nn.Module, example: tuple[Tensor, ...], steps: int) -> Callable:
+    """`network`, compiled if `steps` training steps on batches like `example` repay it; the weights are shared.
+
+    Without a C++ compiler (CPU) the network stays as it is.
+    """
+    kind = example[0].device.type
+    if training_seconds(network, example, steps) < REPAYS_SECONDS[kind]:
+        return network
+    if kind == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        return network
+    return torch.compile(network, dynamic=False)
