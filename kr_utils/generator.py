@@ -18,6 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kr_utils.precision import autocast, compiled
+
 # Training noise levels are log-normal with these parameters (EDM, table 1).
 P_MEAN, P_STD = -1.2, 1.2
 # Sampling runs from SIGMA_MAX to SIGMA_MIN. EDM's 80 and 0.002 are made for large images and many steps; with 6
@@ -37,6 +39,7 @@ class Generator(torch.nn.Module):
         the size stays even
     fold : 2 folds each 2x2 pixels into channels, which quarters the cost; 1 does not
     sigma_data : standard deviation of the training pixels in [-1, 1]
+    consistency : trained to leap from any noise level to the image at once (consistency.py)
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Generator(torch.nn.Module):
         layers: int = 2,
         fold: int = 1,
         sigma_data: float = 0.5,
+        consistency: bool = False,
     ):
         super().__init__()
         channels, height, side = shape
@@ -61,6 +65,7 @@ class Generator(torch.nn.Module):
             "layers": layers,
             "fold": fold,
             "sigma_data": sigma_data,
+            "consistency": consistency,
         }
         self.classes, self.shape, self.fold, self.sigma_data = classes, tuple(shape), fold, sigma_data
         size, usable = min(height, side) // fold, 1
@@ -79,14 +84,20 @@ class Generator(torch.nn.Module):
             num_class_embeds=classes + 1,
         )
 
-    def forward(
-        self, noisy: Tensor, sigma: Tensor, labels: Tensor, scheduler: EDMDPMSolverMultistepScheduler
-    ) -> Tensor:
+    def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
         """The raw network output F of EDM eq. 7 for noisy, folded images [N, C, H, W] at noise level sigma [N]."""
-        inputs = scheduler.precondition_inputs(noisy, sigma.view(-1, 1, 1, 1))
+        inputs = noisy / (sigma.view(-1, 1, 1, 1) ** 2 + self.sigma_data**2).sqrt()
         # c_noise = log(sigma)/4 spans about [-1.6, 1.1]; diffusers' sinusoids expect a range of hundreds.
-        times = scheduler.precondition_noise(sigma) * 250
-        return self.unet(inputs.contiguous(memory_format=torch.channels_last), times, labels, return_dict=False)[0]
+        times = sigma.log() / 4 * 250
+        with autocast(noisy.device):
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            return self.unet(inputs, times, labels, return_dict=False)[0].float()
+
+    def denoised(self, noisy: Tensor, sigma: Tensor, raw: Tensor) -> Tensor:
+        """D of EDM eq. 7: the image that the raw output [N, C, H, W] at noise level sigma [N] (or one) stands for."""
+        s, data = sigma.view(-1, 1, 1, 1), self.sigma_data
+        total = s**2 + data**2
+        return noisy * (data**2 / total) + raw * (s * data / total.sqrt())
 
     def scheduler(self) -> EDMDPMSolverMultistepScheduler:
         return EDMDPMSolverMultistepScheduler(
@@ -114,14 +125,23 @@ def build(classes: int, images: Tensor, *, width: int, levels: int, layers: int,
         return Generator(classes, (channels, height, side), width, levels, layers, fold, sigma_data)
 
 
-def autocast(device: str | torch.device) -> torch.autocast:
-    """bfloat16 where the hardware multiplies it; otherwise float32 (emulated bfloat16 is slower)."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        able = kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=able)
+def edm_loss(
+    network: Callable, model: Generator, clean: Tensor, labels: Tensor, progress: float, generator: torch.Generator
+) -> Tensor:
+    """EDM's eq. 8 for folded images [N, C, H, W]: with its weighting lambda(sigma), the mean squared error of the raw
+    network output against its own target, equal for all noise levels.
+
+    network : `model`, perhaps compiled; progress : share of the training that is done, unused here
+    """
+    device = clean.device
+    sigma = torch.exp(P_MEAN + P_STD * torch.randn(len(clean), generator=generator, device=device))
+    noise = torch.randn(clean.shape, generator=generator, device=device)
+    spread = sigma.view(-1, 1, 1, 1)
+    noisy = clean + spread * noise
+    # What F must be for the denoised image c_skip * noisy + c_out * F to equal the clean one.
+    scale = (spread**2 + model.sigma_data**2).sqrt()
+    target = (clean - noisy * (model.sigma_data / scale) ** 2) * scale / (spread * model.sigma_data)
+    return F.mse_loss(network(noisy, sigma, labels), target)
 
 
 def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
@@ -142,14 +162,12 @@ def fit(
     hflip: bool,
     vflip: bool,
     seed: int,
-    checkpoints: int,
+    checkpoints: int = 1,
+    loss_function: Callable = edm_loss,
     on_step: Callable[[dict], None] | None = None,
     on_checkpoint: Callable[[int, Generator], None] | None = None,
 ) -> list[dict]:
     """Train in place on uint8 images [N, C, H, W]; `model` ends with the EMA weights.
-
-    The loss is EDM's eq. 8: with its weighting lambda(sigma), the mean squared error of the raw
-    network output against its own target, equal for all noise levels.
 
     Parameters
     ----------
@@ -157,6 +175,7 @@ def fit(
         Ho & Salimans 2022)
     hflip, vflip : mirror training images with probability 1/2
     checkpoints : how many EMA checkpoints are handed to `on_checkpoint(step, model)`, equally spaced
+    loss_function : `edm_loss`, or another objective with its arguments
     on_step : called about 20 times with {step, loss (mean since the last call)}
 
     Returns
@@ -165,7 +184,6 @@ def fit(
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device=device).manual_seed(seed)
-    scheduler = model.scheduler()
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     warmup = min(200, max(1, steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / warmup))
@@ -174,22 +192,15 @@ def fit(
     data = model.encode(images.to(device))
     labels = labels.to(device)
     model.train().to(memory_format=torch.channels_last)
+    sizes = (data[:1].expand(batch, *data.shape[1:]), torch.ones(batch, device=device))
+    network = compiled(model, (*sizes, labels[:1].expand(batch)), steps)
     history, running, since = [], torch.zeros((), device=device), 0
     for step in range(1, steps + 1):
         index = torch.randint(len(data), (batch,), generator=generator, device=device)
         clean = _mirror(data[index], model.fold, hflip, vflip, generator)
-        sigma = torch.exp(P_MEAN + P_STD * torch.randn(batch, generator=generator, device=device))
-        noise = torch.randn(clean.shape, generator=generator, device=device)
         drop = torch.rand(batch, generator=generator, device=device) < label_dropout
         given = torch.where(drop, model.classes, labels[index])
-        spread = sigma.view(-1, 1, 1, 1)
-        noisy = clean + spread * noise
-        # What F must be for the denoised image c_skip * noisy + c_out * F to equal the clean one.
-        scale = (spread**2 + model.sigma_data**2).sqrt()
-        target = (clean - noisy * (model.sigma_data / scale) ** 2) * scale / (spread * model.sigma_data)
-        with autocast(device):
-            output = model(noisy, sigma, given, scheduler)
-        loss = F.mse_loss(output.float(), target)
+        loss = loss_function(network, model, clean, given, (step - 1) / steps, generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

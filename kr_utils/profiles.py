@@ -44,6 +44,8 @@ class Generator:
     ema_decay: float = 0.995
     label_dropout: float = 0.1
     checkpoints: int = 4
+    few_steps: int = 300  # optimiser steps of consistency tuning (few-step generation); 0: none
+    few_lr: float = 5e-4
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Profile:
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         teacher=Teacher(epochs=2, width=8),
-        generator=Generator(steps=16, batch=32, width=16, checkpoints=2),
+        generator=Generator(steps=16, batch=32, width=16, checkpoints=2, few_steps=4),
         checkpoints=Checkpoints(epochs=1, students=1, steps=3),
         tuning=Tuning(epochs=1, students=1, guidance=(1.0, 2.0), steps=(2,), churn=(2.0,), threshold=(0.3,)),
         distillation=Distillation(epochs=2, period=1),
@@ -113,7 +115,17 @@ PROFILES: dict[str, Profile] = {
     "quick": Profile(),
     "laptop": Profile(
         teacher=Teacher(width=16, depth=14, epochs=60),
-        generator=Generator(steps=3000, batch=128, lr=1e-3, width=64, levels=2, ema_decay=0.998, checkpoints=5),
+        generator=Generator(
+            steps=3000,
+            batch=128,
+            lr=1e-3,
+            width=64,
+            levels=2,
+            ema_decay=0.998,
+            checkpoints=5,
+            few_steps=1000,
+            few_lr=3e-4,
+        ),
         checkpoints=Checkpoints(epochs=20, students=2, steps=12),
         tuning=Tuning(epochs=20, students=2, guidance=(1.0, 2.0), steps=(8, 16), churn=(4.0,), threshold=(0.5,)),
         distillation=Distillation(epochs=60, period=5),
@@ -122,7 +134,17 @@ PROFILES: dict[str, Profile] = {
     "paper": Profile(
         teacher=Teacher(width=64, depth=20, epochs=200, batch=128, weight_decay=1e-4),
         generator=Generator(
-            steps=60_000, batch=256, lr=3e-4, width=128, levels=3, layers=2, fold=1, ema_decay=0.9995, checkpoints=10
+            steps=60_000,
+            batch=256,
+            lr=3e-4,
+            width=128,
+            levels=3,
+            layers=2,
+            fold=1,
+            ema_decay=0.9995,
+            checkpoints=10,
+            few_steps=15_000,
+            few_lr=1e-4,
         ),
         checkpoints=Checkpoints(epochs=40, students=3, steps=18),
         tuning=Tuning(
@@ -169,7 +191,7 @@ def budget(stage: str, profile: str, overrides: dict | None = None):
 
 
 # Fields in which zero is a meaningful value; all other numbers must be positive.
-MAY_BE_ZERO = {"erase", "label_dropout", "weight_decay", "images", "hard_weight", "churn", "threshold"}
+MAY_BE_ZERO = {"erase", "label_dropout", "weight_decay", "images", "hard_weight", "churn", "threshold", "few_steps"}
 AT_MOST_ONE = {"erase", "label_dropout", "hard_weight", "threshold", "ema_decay"}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kr_utils import generator
+from kr_utils import consistency, generator
 
 # Images per network evaluation. Always whole blocks, so that an image is the same to the last bit in any company.
 BLOCK = {"cpu": 64, "cuda": 1024}
@@ -17,11 +18,6 @@ BLOCK = {"cpu": 64, "cuda": 1024}
 def noise_sources(seed: int, indices: Sequence[int]) -> list[np.random.Generator]:
     """One counter-based random source per image: image i draws from key (seed, i) and from nothing else."""
     return [np.random.Generator(np.random.Philox(key=[seed, int(i)])) for i in indices]
-
-
-def _draw(sources: list[np.random.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    noise = np.stack([source.standard_normal(shape, dtype=np.float32) for source in sources])
-    return torch.from_numpy(noise).to(device)
 
 
 @torch.inference_mode()
@@ -36,6 +32,9 @@ def sample(
     churn: float = 0.0,
 ) -> Tensor:
     """Generate one image per label.
+
+    A consistency Generator leaps to the image, adds noise of the next lower level and leaps again, `steps` times
+    (Song et al. 2023, algorithm 1); it has no use for churn. All others follow the ODE or SDE:
 
     Without churn: DPM-Solver++(2M), one network evaluation a step. With churn: EDM's stochastic
     sampler (algorithm 2), two evaluations a step: noise is added to rise from sigma to
@@ -72,40 +71,75 @@ def sample(
         chosen[wanted:] = start
         given = labels[torch.from_numpy(chosen)].to(device)
         sources = noise_sources(seed, indices[chosen])
-        scheduler = model.scheduler()
-        scheduler.set_timesteps(steps)
-        scheduler.set_begin_index(0)
-        sigmas = scheduler.sigmas.tolist()
-        gamma = min(churn / steps, 2**0.5 - 1)
 
-        def network(x: Tensor, sigma: float, given: Tensor = given, scheduler=scheduler) -> Tensor:
-            level = torch.full((len(x),), sigma, device=device)
-            with generator.autocast(device):
-                return _guided(model, x, level, given, guidance, scheduler).float()
+        def draw(sources: list = sources) -> Tensor:
+            noise = np.stack([source.standard_normal(shape, dtype=np.float32) for source in sources])
+            return torch.from_numpy(noise).to(device)
 
-        x = _draw(sources, shape, device) * scheduler.init_noise_sigma
-        for i in range(steps):
-            if gamma == 0:
-                x = scheduler.step(network(x, sigmas[i]), scheduler.timesteps[i], x, return_dict=False)[0]
-                continue
-            raised, lower = sigmas[i] * (1 + gamma), sigmas[i + 1]
-            x = x + (raised**2 - sigmas[i] ** 2) ** 0.5 * _draw(sources, shape, device)
-            slope = (x - scheduler.precondition_outputs(x, network(x, raised), raised)) / raised
-            ahead = x + (lower - raised) * slope
-            if lower > 0:  # Heun's correction
-                slope_ahead = (ahead - scheduler.precondition_outputs(ahead, network(ahead, lower), lower)) / lower
-                ahead = x + (lower - raised) * (slope + slope_ahead) / 2
-            x = ahead
+        def network(x: Tensor, sigma: float, given: Tensor = given) -> Tensor:
+            return _guided(model, x, torch.full((len(x),), sigma, device=device), given, guidance)
+
+        if model.config["consistency"]:
+            x = _leaps(model, network, draw, steps)
+        elif churn:
+            x = _stochastic(model, network, draw, steps, churn)
+        else:
+            x = _multistep(model, network, draw, steps)
         parts.append(model.decode(x[:wanted]).cpu())
     return torch.cat(parts) if parts else torch.empty((0, *model.shape), dtype=torch.uint8)
 
 
-def _guided(model, x, level, labels, guidance, scheduler) -> Tensor:
+def _schedule(model: generator.Generator, steps: int):
+    scheduler = model.scheduler()
+    scheduler.set_timesteps(steps)
+    scheduler.set_begin_index(0)
+    return scheduler, scheduler.sigmas.tolist()
+
+
+def _multistep(model, network, draw, steps: int) -> Tensor:
+    """DPM-Solver++(2M) of diffusers."""
+    scheduler, sigmas = _schedule(model, steps)
+    x = draw() * scheduler.init_noise_sigma
+    for sigma, time in zip(sigmas, scheduler.timesteps):
+        x = scheduler.step(network(x, sigma), time, x, return_dict=False)[0]
+    return x
+
+
+def _stochastic(model, network, draw, steps: int, churn: float) -> Tensor:
+    """EDM's algorithm 2: raise the noise, then Heun's method down to the next level."""
+
+    def slope(x: Tensor, sigma: float) -> Tensor:
+        return (x - model.denoised(x, torch.tensor(sigma), network(x, sigma))) / sigma
+
+    scheduler, sigmas = _schedule(model, steps)
+    gamma = min(churn / steps, 2**0.5 - 1)
+    x = draw() * scheduler.init_noise_sigma
+    for sigma, lower in itertools.pairwise(sigmas):
+        raised = sigma * (1 + gamma)
+        x = x + (raised**2 - sigma**2) ** 0.5 * draw()
+        here = slope(x, raised)
+        ahead = x + (lower - raised) * here
+        if lower > 0:  # Heun's correction
+            ahead = x + (lower - raised) * (here + slope(ahead, lower)) / 2
+        x = ahead
+    return x
+
+
+def _leaps(model, network, draw, steps: int) -> Tensor:
+    """Multistep consistency sampling: leap to the image, add noise of the next lower level, leap again."""
+    x = 0.0
+    for sigma in consistency.levels(steps):
+        x = x + sigma * draw()
+        x = model.denoised(x, torch.tensor(sigma), network(x, sigma))
+    return x
+
+
+def _guided(model, x, level, labels, guidance) -> Tensor:
     if guidance == 1:
-        return model(x, level, labels, scheduler)
+        return model(x, level, labels)
     none = torch.full_like(labels, model.classes)
-    both = model(torch.cat([x, x]), torch.cat([level, level]), torch.cat([labels, none]), scheduler)
-    conditional, unconditional = both.float().chunk(2)
+    both = model(torch.cat([x, x]), torch.cat([level, level]), torch.cat([labels, none]))
+    conditional, unconditional = both.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 
 

@@ -27,8 +27,8 @@ def test_the_training_target_inverts_the_preconditioning(digits, monkeypatch):
     model = generator.build(10, digits.train.images, width=8, levels=1, layers=1, fold=2, seed=0)
     seen = {}
 
-    def record(self, noisy, sigma, labels, scheduler):
-        seen.update(noisy=noisy, sigma=sigma, labels=labels, scheduler=scheduler)
+    def record(self, noisy, sigma, labels):
+        seen.update(noisy=noisy, sigma=sigma, labels=labels)
         return torch.zeros_like(noisy) + 0 * next(self.parameters()).sum()
 
     def loss(output, target):
@@ -40,8 +40,9 @@ def test_the_training_target_inverts_the_preconditioning(digits, monkeypatch):
     options = {"steps": 1, "batch": 8, "lr": 1e-4, "ema_decay": 0.9, "label_dropout": 0.5, "seed": 0, "checkpoints": 1}
     generator.fit(model, digits.train.images[:1], digits.train.labels[:1], hflip=False, vflip=False, **options)
     sigma = seen["sigma"].view(-1, 1, 1, 1)
-    denoised = seen["scheduler"].precondition_outputs(seen["noisy"], seen["target"], sigma)
+    denoised = model.scheduler().precondition_outputs(seen["noisy"], seen["target"], sigma)
     assert torch.allclose(denoised, model.encode(digits.train.images[:1]).expand_as(denoised), atol=1e-4)
+    assert torch.allclose(denoised, model.denoised(seen["noisy"], seen["sigma"], seen["target"]), atol=1e-5)
     assert set(seen["labels"].tolist()) == {int(digits.train.labels[0]), 10}, "some labels are dropped, some kept"
     # EDM weights the loss so that an untrained (zero) network has a loss of about one at every noise level.
     assert 0.2 < (seen["target"] ** 2).mean().item() < 3
@@ -55,7 +56,7 @@ def test_the_sampler_reproduces_a_gaussian(steps, churn, error, monkeypatch):
     s = 0.25
     model = generator.Generator(2, (1, 8, 8), width=8, levels=1, layers=1, fold=1, sigma_data=0.5)
 
-    def ideal(self, x, sigma, labels, scheduler):
+    def ideal(self, x, sigma, labels):
         sigma = sigma.view(-1, 1, 1, 1)
         denoised = x * s**2 / (s**2 + sigma**2)
         c_skip = 0.25 / (sigma**2 + 0.25)
@@ -72,14 +73,14 @@ def test_guidance_extrapolates_between_no_class_and_class(monkeypatch):
     """Outputs 1 (class) and 0 (no class): guidance w must give w, and scale 1 must not ask for the second."""
     model, calls = generator.Generator(2, (1, 8, 8), width=8, levels=1, layers=1), []
 
-    def constant(self, x, sigma, labels, scheduler):
+    def constant(self, x, sigma, labels):
         calls.append(len(x))
         return (labels < 2).float().view(-1, 1, 1, 1).expand_as(x)
 
     monkeypatch.setattr(generator.Generator, "forward", constant)
     x, level, labels = torch.zeros(3, 1, 8, 8), torch.ones(3), torch.tensor([0, 1, 0])
     for w in (1.0, 2.5):
-        assert torch.allclose(sampling._guided(model, x, level, labels, w, None), torch.full_like(x, w))
+        assert torch.allclose(sampling._guided(model, x, level, labels, w), torch.full_like(x, w))
     assert calls == [3, 6]
 
 
