@@ -5,19 +5,26 @@ Nothing in this file ever sees a test split. FID is not used: it does not predic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 
-from kr_utils import classifier, generator, sampling, seeds
+from kr_utils import classifier, generator, sampling, seeds, together
 from kr_utils.data import Split
 from kr_utils.recycling import Knobs, SyntheticStream, train_student
 
+TOGETHER = 8  # Students trained side by side on a GPU
 
-def score(
-    model: generator.Generator,
-    knobs: Knobs,
+
+def short_students(
+    jobs: Sequence[tuple[generator.Generator, Knobs, int]],
     val: Split,
     *,
     teacher: classifier.ResNet,
@@ -25,19 +32,42 @@ def score(
     counts: np.ndarray,
     epochs: int,
     period: int,
-    students: int,
     augment: classifier.Augmentation,
     seed: int,
     device: str = "cpu",
-) -> dict:
-    """Validation CAS of short GKD Students trained on this Generator's images.
+) -> list[dict]:
+    """Train one short GKD Student per job (Generator, knobs, number k), several side by side where that is faster.
 
-    Parameters
-    ----------
-    val : real validation images
-    students : independent Students (own initialisation and own synthetic images) to average over;
-        the same seeds serve every candidate, so that candidates differ in the images' quality only
-    period : regeneration period in epochs ("fast" searching in GaFi: 10)
+    Returns
+    -------
+    one dict per job: correct (bool per validation image), val_loss, accepted and draws (lists, one entry a set)
+    """
+    streams = [
+        SyntheticStream(
+            model, knobs, counts, seed=seeds.derive(seed, "selection", k), period=period, teacher=teacher, device=device
+        )
+        for model, knobs, k in jobs
+    ]
+    own = [seeds.derive(seed, "short student", k) for _, _, k in jobs]
+    if len(jobs) == 1:
+        shared = {"classes": len(counts), "epochs": epochs, "augment": augment, "teacher": teacher, "device": device}
+        students = [train_student(recipe, streams[0], val, seed=own[0], **shared)[0]]
+    else:
+        sizes = (len(counts), val.images.shape[1], recipe["width"], recipe["depth"])
+        students = [classifier.build(*sizes, k).to(device) for k in own]
+        usual = {key: recipe[key] for key in ("batch", "lr", "weight_decay")}
+        together.fit(students, streams, val, epochs=epochs, augment=augment, seeds=own, teacher=teacher, **usual)
+    labels, out = val.labels.cpu(), []
+    for student, stream in zip(students, streams):
+        logits = classifier.predict(student, val.images).cpu()
+        correct = (logits.argmax(1) == labels).numpy()
+        found = {"correct": correct, "val_loss": F.cross_entropy(logits, labels).item()}
+        out.append(found | {"accepted": list(stream.accepted.values()), "draws": list(stream.draws.values())})
+    return out
+
+
+def summarise(knobs: Knobs, students: list[dict]) -> dict:
+    """One row per candidate.
 
     Returns
     -------
@@ -45,39 +75,89 @@ def score(
     of drawn images that pass the filter), cost (network evaluations per kept image), correct
     (per validation image, the share of Students that classify it correctly)
     """
-    correct, losses, accepted, draws = [], [], [], []
-    for k in range(students):
-        stream = SyntheticStream(
-            model, knobs, counts, seed=seeds.derive(seed, "selection", k), period=period, teacher=teacher, device=device
-        )
-        student, _ = train_student(
-            recipe,
-            stream,
-            val,
-            classes=len(counts),
-            epochs=epochs,
-            augment=augment,
-            seed=seeds.derive(seed, "short student", k),
-            teacher=teacher,
-            device=device,
-        )
-        logits = classifier.predict(student, val.images).cpu()
-        labels = val.labels.cpu()
-        correct.append((logits.argmax(1) == labels).numpy())
-        losses.append(F.cross_entropy(logits, labels).item())
-        accepted += stream.accepted.values()
-        draws += stream.draws.values()
-    each = np.mean(correct, axis=1)
+    correct = np.array([student["correct"] for student in students])
+    each = correct.mean(axis=1)
     return {
         **knobs.__dict__,
         "cas": float(each.mean()),
         "cas_min": float(each.min()),
         "cas_max": float(each.max()),
-        "val_loss": float(np.mean(losses)),
-        "accepted": float(np.mean(accepted)),
-        "cost": sampling.evaluations(knobs.sampler()) * float(np.mean(draws)),
-        "correct": np.mean(correct, axis=0),
+        "val_loss": float(np.mean([student["val_loss"] for student in students])),
+        "accepted": float(np.mean([value for student in students for value in student["accepted"]])),
+        "cost": sampling.evaluations(knobs.sampler()) * float(np.mean([v for s in students for v in s["draws"]])),
+        "correct": correct.mean(axis=0),
     }
+
+
+class Search:
+    """Scores candidates (Generator file, knobs) by `students` short Students each; a context manager.
+
+    The same seeds serve every candidate, so that candidates differ in the images' quality only. On a GPU up to
+    `TOGETHER` Students train as one stacked network; on the CPU each has one thread, as many at a time as torch may
+    use threads, so that the scores do not depend on how many that is.
+
+    Parameters
+    ----------
+    val : real validation images
+    shared : the other arguments of `short_students`
+    """
+
+    def __init__(self, val: Split, *, students: int, **shared):
+        self.val, self.students, self.shared = val, students, shared
+        on_gpu = torch.device(shared.get("device", "cpu")).type == "cuda"
+        self.workers, self.group = (1, TOGETHER) if on_gpu else (torch.get_num_threads(), 1)
+        self.pool = None
+
+    def __enter__(self) -> Search:
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)
+
+    def __call__(
+        self, candidates: Sequence[tuple[Path, Knobs]], on_row: Callable[[dict], None] | None = None
+    ) -> list[dict]:
+        """One row per candidate, as `summarise` makes it, in order; `on_row` gets each when it is known."""
+        jobs = [(str(path), knobs, k) for path, knobs in candidates for k in range(self.students)]
+        found, rows = [], []
+        for results in self._run([jobs[i : i + self.group] for i in range(0, len(jobs), self.group)]):
+            found += results
+            while len(found) >= self.students * (len(rows) + 1):
+                mine = found[self.students * len(rows) :][: self.students]
+                rows.append(summarise(candidates[len(rows)][1], mine))
+                if on_row:
+                    on_row(rows[-1])
+        return rows
+
+    def _run(self, groups: list[list]) -> Iterable[list[dict]]:
+        if self.workers == 1:
+            return (_train(group, self.val, self.shared) for group in groups)
+        if self.pool is None:
+            # Fresh processes: a forked one would inherit torch's threads in an unusable state.
+            context = multiprocessing.get_context("spawn")
+            self.pool = ProcessPoolExecutor(self.workers, context, _prepare, (self.val, self.shared))
+        return self.pool.map(_train, groups)
+
+
+_worker: dict = {}  # what a worker process was prepared with
+
+
+def _prepare(val: Split, shared: dict) -> None:
+    torch.set_num_threads(1)
+    _worker.update(val=val, shared=shared)
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)  # a killed notebook leaves no process behind
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _train(group: list, val: Split | None = None, shared: dict | None = None) -> list[dict]:
+    val, shared = (_worker["val"], _worker["shared"]) if shared is None else (val, shared)
+    models = {path: generator.load(path, shared.get("device", "cpu")) for path, _, _ in group}
+    return short_students([(models[path], knobs, k) for path, knobs, k in group], val, **shared)
 
 
 def best(rows: list[dict]) -> dict:
@@ -99,13 +179,12 @@ def cheapest(rows: list[dict]) -> dict:
 
 
 def tune(
-    evaluate: Callable[[Knobs], dict],
+    evaluate: Callable[[list[Knobs]], list[dict]],
     *,
     guidance: Iterable[float],
     steps: Iterable[int],
     churn: Iterable[float],
     threshold: Iterable[float],
-    on_row: Callable[[dict], None] | None = None,
 ) -> tuple[Knobs, list[dict]]:
     """Search the generation knobs: all of guidance x steps, then churn, then the filter threshold.
 
@@ -114,29 +193,22 @@ def tune(
 
     Parameters
     ----------
-    evaluate : knobs -> a row as `score` makes it, on validation images
+    evaluate : several knobs -> a row for each as `summarise` makes it, on validation images
 
     Returns
     -------
     chosen knobs, and every row that was scored
     """
-    rows: list[dict] = []
-
-    def add(knobs: Knobs) -> None:
-        if not any(_knobs(row) == knobs for row in rows):
-            rows.append(evaluate(knobs))
-            if on_row:
-                on_row(rows[-1])
-
-    for scale in guidance:
-        for count in steps:
-            add(Knobs(guidance=float(scale), steps=int(count)))
+    grid = [Knobs(guidance=float(scale), steps=int(count)) for scale in guidance for count in steps]
+    rows = evaluate(list(dict.fromkeys(grid)))
     for name, values in (("churn", churn), ("threshold", threshold)):
-        here = _knobs(cheapest(rows))
-        for value in values:
-            add(Knobs(**{**here.__dict__, name: float(value)}))
-    return _knobs(cheapest(rows)), rows
+        here = knobs_of(cheapest(rows))
+        around = [Knobs(**{**here.__dict__, name: float(value)}) for value in values]
+        seen = [knobs_of(row) for row in rows]
+        rows = rows + evaluate([knobs for knobs in dict.fromkeys(around) if knobs not in seen])
+    return knobs_of(cheapest(rows)), rows
 
 
-def _knobs(row: dict) -> Knobs:
+def knobs_of(row: dict) -> Knobs:
+    """The settings that a row scored."""
     return Knobs(row["guidance"], row["steps"], row["churn"], row["threshold"])

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from kr_utils import classifier, fingerprints, generator, recycling, sampling, selection
 
@@ -40,8 +41,11 @@ def test_the_cheapest_within_one_standard_error():
 def test_tune_scores_each_setting_once_and_searches_around_the_best():
     seen = []
 
-    def evaluate(knobs):
-        seen.append(knobs)
+    def evaluate(several):
+        seen.extend(several)
+        return [one(knobs) for knobs in several]
+
+    def one(knobs):
         quality = 0.5 + 0.1 * (knobs.guidance == 2) + 0.1 * (knobs.steps == 9) + 0.1 * (knobs.churn == 3)
         quality += 0.1 * (knobs.threshold == 0.5)
         return row(quality, cost=knobs.steps * (1 + (knobs.guidance != 1)), **knobs.__dict__)
@@ -50,6 +54,12 @@ def test_tune_scores_each_setting_once_and_searches_around_the_best():
     assert chosen == recycling.Knobs(2.0, 9, 3.0, 0.5)
     assert len(seen) == len(set(seen)) == len(rows) == 4 + 1 + 2, "churn 0 was already scored"
     assert all(k.guidance == 2 and k.steps == 9 for k in seen[4:])
+
+
+def shared(teacher):
+    recipe = {"width": 8, "depth": 8, "batch": 64, "lr": 0.1, "weight_decay": 5e-4}
+    common = {"teacher": teacher, "recipe": recipe, "counts": np.full(10, 60), "epochs": 5, "period": 2}
+    return common | {"augment": classifier.Augmentation(1), "seed": 0}
 
 
 def test_score_prefers_a_generator_that_shows_the_classes(digits, teacher, monkeypatch):
@@ -66,19 +76,9 @@ def test_score_prefers_a_generator_that_shows_the_classes(digits, teacher, monke
     rows = {}
     for name, sampler in (("real", real), ("noise", noise)):
         monkeypatch.setattr(sampling, "sample", sampler)
-        rows[name] = selection.score(
-            None,
-            recycling.Knobs(guidance=2.0, steps=5),
-            digits.val,
-            teacher=teacher,
-            recipe={"width": 8, "depth": 8, "batch": 64, "lr": 0.1, "weight_decay": 5e-4},
-            counts=np.full(10, 60),
-            epochs=5,
-            period=2,
-            students=2,
-            augment=classifier.Augmentation(1),
-            seed=0,
-        )
+        knobs = recycling.Knobs(guidance=2.0, steps=5)
+        students = [selection.short_students([(None, knobs, k)], digits.val, **shared(teacher))[0] for k in range(2)]
+        rows[name] = selection.summarise(knobs, students)
     assert rows["real"]["cas"] > 0.7
     assert rows["real"]["cas"] > rows["noise"]["cas"] + 0.2
     assert rows["real"]["cost"] == 10
@@ -86,7 +86,53 @@ def test_score_prefers_a_generator_that_shows_the_classes(digits, teacher, monke
     assert rows["real"]["cas"] == pytest.approx(rows["real"]["correct"].mean())
 
 
-SELECTING = [selection.score, selection.best, selection.cheapest, selection.tune, classifier.fit]
+@pytest.fixture(scope="session")
+def generator_file(tiny_generator, tmp_path_factory):
+    path = tmp_path_factory.mktemp("generator") / "g.safetensors"
+    generator.save(tiny_generator, path)
+    return path
+
+
+def test_worker_processes_give_what_one_process_gives(digits, teacher, generator_file):
+    """To the last bit: a Student has one thread wherever it is trained. Rows come in the candidates' order."""
+    candidates = [(generator_file, recycling.Knobs(steps=n)) for n in (1, 2, 3)]
+    short = shared(teacher) | {"epochs": 1}
+    threads = torch.get_num_threads()
+    found = {}
+    for number in (1, 2):
+        seen = []
+        torch.set_num_threads(number)
+        try:
+            with selection.Search(digits.val, students=2, **short) as search:
+                found[number] = search(candidates, seen.append)
+        finally:
+            torch.set_num_threads(threads)
+        assert [row["steps"] for row in seen] == [1, 2, 3]
+    for one, two in zip(found[1], found[2]):
+        assert np.array_equal(one.pop("correct"), two.pop("correct"))
+        assert one == two
+
+
+def test_students_side_by_side_score_like_single_ones(digits, teacher, generator_file):
+    model, knobs = generator.load(generator_file), recycling.Knobs(steps=2)
+    jobs = [(model, knobs, k) for k in range(2)]
+    single = [selection.short_students([job], digits.val, **shared(teacher))[0] for job in jobs]
+    pair = selection.short_students(jobs, digits.val, **shared(teacher))
+    for one, both in zip(single, pair):
+        assert one["draws"] == both["draws"]
+        assert one["correct"].mean() == pytest.approx(both["correct"].mean(), abs=0.06)
+        assert one["val_loss"] == pytest.approx(both["val_loss"], rel=0.1)
+
+
+SELECTING = [
+    selection.short_students,
+    selection.Search.__init__,
+    selection.Search.__call__,
+    selection.best,
+    selection.cheapest,
+    selection.tune,
+    classifier.fit,
+]
 SELECTING += [generator.fit, recycling.train_student, recycling.SyntheticStream.__init__]
 
 
