@@ -6,13 +6,17 @@ A panel shows what is already computed or samples a few images; it never trains.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import display
 
-from kr_utils import attacks, generator, plots, sampling
+from kr_utils import attacks, plots
+
+if TYPE_CHECKING:
+    from kr_utils import generator
 
 
 def progress(total: int, what: str, interactive: bool) -> Callable[[dict], None]:
@@ -58,6 +62,8 @@ def sample_grid(
     model: generator.Generator, label: int, guidance: float, steps: int, churn: float, seed: int, n: int = 8
 ):
     """uint8 [n, C, H, W]: images 0..n-1 of the seed, so that a change of one knob changes nothing else."""
+    from kr_utils import sampling  # not above: most notebooks have no use for it, and it takes seconds
+
     labels = torch.full((n,), label, dtype=torch.int64)
     return sampling.sample(model, labels, seed=seed, guidance=guidance, steps=steps, churn=churn).numpy()
 

@@ -30,11 +30,14 @@ FLOORS = {
     "data": {"validation"},
     "runs": {"fingerprints"},
     "plots": {"metrics"},
-    "classifier": {"data"},
-    "generator": {"data"},
-    "sampling": {"generator"},
+    "precision": set(),
+    "classifier": {"data", "precision"},
+    "together": {"classifier", "data", "precision"},
+    "generator": {"data", "precision"},
+    "consistency": {"generator"},
+    "sampling": {"consistency", "generator"},
     "recycling": {"classifier", "data", "generator", "sampling"},
-    "selection": {"classifier", "data", "generator", "recycling", "sampling", "seeds"},
+    "selection": {"classifier", "data", "generator", "recycling", "sampling", "seeds", "together"},
     "attacks": {"classifier", "metrics"},
     "explore": {"attacks", "generator", "plots", "sampling"},
     "workflow": {"fingerprints", "profiles", "runs"},
@@ -85,6 +88,18 @@ def test_importing_the_package_costs_nothing():
     code = "import sys; import kr_utils; print([m for m in ('numpy', 'torch', 'matplotlib') if m in sys.modules])"
     out = subprocess.run([run_all.sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("stage", ["start", "teacher", "membership", "compare"])
+def test_stages_without_a_generator_do_not_load_diffusers(stage):
+    """Its import takes longer than some of these stages; 08 needs no torch either."""
+    cells = code_cells(NOTEBOOKS[f"{fingerprints.STAGES[stage][0]}.ipynb"])
+    body = [node for cell in cells for node in ast.parse(source(cell)).body]
+    lines = [ast.unparse(node) for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    heavy = ("diffusers", "torch") if stage == "compare" else ("diffusers",)
+    code = "\n".join([*lines, "import sys", f"print([m for m in {heavy} if m in sys.modules])"])
+    out = subprocess.run([run_all.sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]", out.stderr
 
 
 # ------------------------------------------------------------------ notebooks

@@ -194,7 +194,7 @@ def check_schema(root, dataset):
     assert {"train_accuracy", "val_accuracy", "test_accuracy"} <= set(teacher)
     assert {"cas", "cas_gap"} <= set(student)
     assert student["cas_gap"] == pytest.approx(student["cas"] - teacher["test_accuracy"])
-    assert len(student["ablation"]) == 4
+    assert len(student["ablation"]) in (4, 5)  # the few-step row is there where Tuning kept it
     assert all("cas" in row for row in student["ablation"].values())
     for who in ("real", "student"):
         assert len([a for a in attack[who]]) == 3
