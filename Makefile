@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 # Absolute: nothing on PATH or in a user's site-packages may be picked up instead.
 RUN := PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1 $(CURDIR)/$(BIN)/python
 
-.PHONY: figures test lab lint clear clean
+BENCH_ARGS ?= --out benchmarks/results.md
+
+.PHONY: figures test lab lint bench clear clean
 
 figures: $(VENV)/.installed  ## reproduce the figures (digits, quick, seed 0); ARGS="--datasets breastmnist" for others
 	$(RUN) run_all.py $(ARGS)
@@ -21,6 +23,9 @@ lab: $(VENV)/.installed  ## the tutorial in JupyterLab
 lint: $(VENV)/.installed  ## format and lint, code and notebooks
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+bench: $(VENV)/.installed  ## speed against what people would otherwise use; BENCH_ARGS=--quick for minutes
+	$(RUN) benchmarks/run.py $(BENCH_ARGS)
 
 clear: $(VENV)/.installed  ## remove the outputs of edited notebooks before committing them
 	$(RUN) -m nbconvert --clear-output --inplace notebooks/*.ipynb

@@ -1,0 +1,406 @@
+#!/usr/bin/env python3
+"""The loop's speed against what people would otherwise use, side by side in one run: `make bench`.
+
+Each case alternates reference and ours several times and prints the ratio of the times, median and range. Where
+accuracy could differ it is printed beside the ratio: the validation CAS (digits) of short Students, on fixed
+synthetic sets of 1000 images with the Teacher's soft labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from kr_utils import (  # noqa: E402
+    classifier,
+    consistency,
+    data,
+    fingerprints,
+    generator,
+    profiles,
+    recycling,
+    sampling,
+    selection,
+    together,
+)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+RECIPE = {"width": 16, "depth": 8, "batch": 64, "lr": 0.1, "weight_decay": 5e-4}
+NOT = "not measured"
+
+
+def seconds(work: Callable[[], object]) -> float:
+    gc.collect()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def compare(reference: Callable, ours: Callable, rounds: int) -> dict:
+    """Times of both, alternating."""
+    reference(), ours()  # warm up
+    return ratios([(seconds(reference), seconds(ours)) for _ in range(rounds)])
+
+
+def ratios(pairs: list[tuple[float, float]]) -> dict:
+    each = [a / b for a, b in pairs]
+    a, b = (statistics.median(column) for column in zip(*pairs))
+    return {"reference": a, "ours": b, "ratio": statistics.median(each), "low": min(each), "high": max(each)}
+
+
+def pictures(n: int, side: int = 28, classes: int = 2) -> data.Split:
+    """Random images: speed does not depend on what they show."""
+    source = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=source)
+    return data.Split(images, torch.arange(n) % classes)
+
+
+class Digits:
+    """What the cases about sampling share: Teacher, our Generator (many-step and few-step), the reference network."""
+
+    def __init__(self, quick: bool):
+        import reference
+
+        self.ds = data.load("digits")
+        budget = profiles.PROFILES["quick"].generator
+        self.teacher = classifier.build(10, 1, 16, 8, 0).to(DEVICE)
+        self.augment = classifier.Augmentation.for_dataset(self.ds.info, 8, 0.25)
+        train, val = self.ds.train.to(DEVICE), self.ds.val.to(DEVICE)
+        classifier.fit(
+            self.teacher, lambda e: train, val, epochs=2 if quick else 40, augment=self.augment, seed=0,
+            batch=64, lr=0.1, weight_decay=5e-4,
+        )  # fmt: skip
+        sizes = {"width": budget.width, "levels": budget.levels, "layers": budget.layers, "fold": budget.fold}
+        self.model = generator.build(10, self.ds.train.images, **sizes, seed=0).to(DEVICE)
+        self.reference = generator.build(10, self.ds.train.images, **sizes, seed=0).unet.to(DEVICE)
+        usual = {"batch": 128, "ema_decay": 0.995, "label_dropout": 0.1, "hflip": False, "vflip": False, "seed": 0}
+        share = 0.05 if quick else 1
+        both = (self.ds.train.images, self.ds.train.labels)
+        generator.fit(self.model, *both, steps=int(share * budget.steps), lr=budget.lr, **usual)
+        self.few = generator.Generator(**(self.model.config | {"consistency": True})).to(DEVICE)
+        self.few.load_state_dict(self.model.state_dict())
+        steps = int(share * budget.few_steps)
+        generator.fit(self.few, *both, steps=steps, lr=budget.few_lr, loss_function=consistency.loss, **usual)
+        arrays = (self.ds.train.images.numpy(), self.ds.train.labels.numpy())
+        # Three times our steps: the reference has no EMA and needs longer to the same images.
+        reference.train_diffusion(self.reference, *arrays, steps=int(3 * share * budget.steps), batch=128, fold=2)
+
+    def cas(self, images: torch.Tensor, labels: torch.Tensor, students: int) -> float:
+        made, found = data.Split(images, labels).to(DEVICE), []
+        for k in range(students):
+            model, _ = recycling.train_student(
+                RECIPE, lambda epoch: made, self.ds.val.to(DEVICE), classes=10, epochs=15, augment=self.augment, seed=k,
+                teacher=self.teacher, device=DEVICE,
+            )  # fmt: skip
+            found.append(classifier.accuracy(model, self.ds.val))
+        return statistics.mean(found)
+
+
+def case_sampling(quick: bool) -> list[dict]:
+    import reference
+
+    digits, rows = Digits(quick), []
+    block = sampling.BLOCK[DEVICE]
+    labels, many = torch.arange(block) % 10, torch.arange(1000) % 10
+    settings = {"12 steps": (digits.model, 12), "2 steps": (digits.few, 2), "1 step": (digits.few, 1)}
+    ours = {}
+    for name, (model, n) in () if quick else settings.items():
+        ours[name] = digits.cas(sampling.sample(model, many, seed=1, steps=n), many, 3)
+    for steps, goal in ((1000, {"cpu": 50, "cuda": 100}), (50, {"cpu": 5, "cuda": 5})):
+
+        def plain(wanted=labels, steps=steps):
+            return reference.sample(digits.reference, wanted, (4, 4, 4), steps=steps, fold=2)
+
+        theirs = None if quick else digits.cas(plain(many), many, 3)
+
+        def draw(model, n):
+            return sampling.sample(model, labels, seed=0, steps=n)
+
+        for setting in settings.values():
+            draw(*setting)  # warm up
+        rounds = [
+            (seconds(plain), *(seconds(lambda s=s: draw(*s)) for s in settings.values()))
+            for _ in range(1 if quick else 3)
+        ]
+        what = "DDPM, 1000 steps" if steps == 1000 else "DDIM, 50 steps"
+        for k, name in enumerate(settings, 1):
+            note = "CAS not compared (--quick)"
+            if not quick:
+                note = f"CAS reference {100 * theirs:.1f}, ours {100 * ours[name]:.1f}"
+            found = ratios([(row[0], row[k]) for row in rounds])
+            rows.append(
+                {"case": f"sampling: {what} / ours, {name}", "goal": f">= {goal[DEVICE]}", **found, "note": note}
+            )
+    return rows
+
+
+def case_generator(quick: bool) -> list[dict]:
+    import reference
+
+    split, sizes = pictures(1024), {"width": 64, "levels": 2, "layers": 1, "fold": 2}
+    ours = generator.build(2, split.images, **sizes, seed=0).to(DEVICE)
+    theirs = generator.build(2, split.images, **sizes, seed=0).unet.to(DEVICE)
+    steps = 3 if quick else 10
+    usual = {"batch": 128, "ema_decay": 0.995, "label_dropout": 0.1, "hflip": True, "vflip": False, "seed": 0}
+    arrays = (split.images.numpy(), split.labels.numpy())
+    found = compare(
+        lambda: reference.train_diffusion(theirs, *arrays, steps=steps, batch=128, fold=2),
+        lambda: generator.fit(ours, split.images, split.labels, steps=steps, lr=1e-3, **usual),
+        2 if quick else 5,
+    )
+    rate = achieved(ours, found["ours"] / steps)
+    goals = {"cpu": (">= 1.5", ">= 40 %"), "cuda": (">= 3", ">= 30 %")}[DEVICE]
+    note = f"{128 * steps / found['ours']:.0f} images/s, with EMA and flips; 28x28, fold 2, {sizes['levels']} levels"
+    return [{"case": "Generator training: diffusers' example / ours", "goal": goals[0], **found, "note": note},
+            {"case": "Generator step: share of the matrix-multiply rate", "goal": goals[1], **rate}]  # fmt: skip
+
+
+def achieved(model: generator.Generator, step_seconds: float) -> dict:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = model.encode(pictures(128).images).to(DEVICE)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(x, torch.ones(128, device=DEVICE), torch.zeros(128, dtype=torch.long, device=DEVICE))
+    n = 2048 if DEVICE == "cpu" else 8192
+    a = torch.randn(n, n, device=DEVICE).bfloat16()
+    best = min(seconds(lambda: a @ a) for _ in range(5))
+    rate, top = 3 * counter.get_total_flops() / step_seconds, 2 * n**3 / best
+    note = f"{rate / 1e9:.0f} of {top / 1e9:.0f} GFLOP/s (bfloat16), data loading and optimiser included"
+    return {"ratio": rate / top, "percent": True, "note": note}
+
+
+def case_epoch(quick: bool) -> list[dict]:
+    import reference
+
+    split, batch = pictures(1024), 128
+    ours, theirs = (classifier.build(2, 1, 16, 14, 0).to(DEVICE) for _ in range(2))
+    on_device, val = split.to(DEVICE), pictures(64).to(DEVICE)
+    augment = classifier.Augmentation(3, True, False, 0.25)
+    options = {"batch": batch, "lr": 0.1, "weight_decay": 5e-4, "augment": augment, "seed": 0}
+    found = compare(
+        lambda: reference.train_classifier(theirs, split.images.numpy(), split.labels.numpy(), epochs=1, batch=batch),
+        lambda: classifier.fit(ours, lambda epoch: on_device, val, epochs=1, **options),
+        2 if quick else 5,
+    )
+    goal = {"cpu": ">= 1.2", "cuda": ">= 5"}[DEVICE]
+    note = "ResNet-14 of width 16, 1024 images 28x28; ours augments and validates, the reference does not"
+    return [{"case": "Teacher epoch: MedMNIST's loop / ours", "goal": goal, **found, "note": note}]
+
+
+def student(few, teacher, n: int, period: int | None, epochs: int, side: int = 28, depth: int = 14) -> Callable:
+    """A GKD training of `epochs` epochs on a stream that regenerates every `period`; sampling is part of the work."""
+    counts = np.array([n - n // 2, n // 2])
+    val = pictures(64, side).to(DEVICE)
+
+    def work():
+        stream = recycling.SyntheticStream(few, recycling.Knobs(steps=1), counts, seed=0, period=period, device=DEVICE)
+        recycling.train_student(
+            RECIPE | {"depth": depth, "batch": 128}, stream, val, classes=2, epochs=epochs, seed=0, teacher=teacher,
+            augment=classifier.Augmentation(3, True, False, 0.25), device=DEVICE,
+        )  # fmt: skip
+
+    return work
+
+
+def few_step(side: int = 28) -> generator.Generator:
+    model = generator.build(2, pictures(8, side).images, width=64, levels=2, layers=1, fold=2, seed=0).to(DEVICE)
+    model.config["consistency"] = True
+    return model.eval()
+
+
+def case_gkd(quick: bool) -> list[dict]:
+    few, teacher = few_step(), classifier.build(2, 1, 16, 14, 1).to(DEVICE).eval()
+    epochs = 3 if quick else 6
+    found = compare(student(few, teacher, 512, 1, epochs), student(few, teacher, 512, None, epochs), 2 if quick else 5)
+    note = f"{epochs} epochs each, 512 images 28x28, one-step Generator; the fixed set is sampled once, in its time"
+    return [{"case": "GKD: new images every epoch / a fixed set", "goal": "<= 2", **found, "note": note}]
+
+
+def case_shadows(quick: bool) -> list[dict]:
+    split, val, count = pictures(512), pictures(64).to(DEVICE), 8
+    on_device, augment = split.to(DEVICE), classifier.Augmentation(3, True, False, 0.25)
+    options = {"epochs": 1 if quick else 3, "batch": 64, "lr": 0.1, "weight_decay": 5e-4, "augment": augment}
+
+    def networks():
+        return [classifier.build(2, 1, 16, 8, k).to(DEVICE) for k in range(count)]
+
+    def singly():
+        for k, network in enumerate(networks()):
+            classifier.fit(network, lambda epoch: on_device, val, seed=k, **options)
+
+    def stacked():
+        together.fit(networks(), [lambda epoch: on_device] * count, val, seeds=range(count), **options)
+
+    goal = {"cpu": "report", "cuda": ">= 3"}[DEVICE]
+    found, note = compare(singly, stacked, 2 if quick else 3), "ResNet-8 of width 16, 512 images 28x28"
+    rows = [{"case": "8 shadows: one by one / stacked (vmap)", "goal": goal, **found, "note": note}]
+    return rows + ([] if DEVICE == "cuda" else search_rows(quick))
+
+
+def search_rows(quick: bool) -> list[dict]:
+    """The CPU's way: a selection sweep in processes of one thread each, against one after another."""
+    digits = data.load("digits")
+    teacher = classifier.build(10, 1, 16, 8, 0)
+    model = generator.build(10, digits.train.images, width=64, levels=1, layers=1, fold=2, seed=0)
+    shared = {"teacher": teacher, "recipe": RECIPE, "counts": np.full(10, 100), "epochs": 5 if quick else 15}
+    shared |= {"period": 10, "augment": classifier.Augmentation(1), "seed": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "g.safetensors"
+        generator.save(model, path)
+        jobs = [(path, recycling.Knobs(steps=8))] * 2
+        with selection.Search(digits.val, students=4, **shared) as search:
+
+            def singly():
+                for _, knobs in jobs:
+                    for k in range(4):
+                        selection.short_students([(model, knobs, k)], digits.val, **shared)
+
+            found = compare(singly, lambda: search(jobs), 1 if quick else 3)
+    note = f"8 short Students on digits, {torch.get_num_threads()} processes; the processes were warm"
+    return [{"case": "selection sweep: one by one / in processes", "goal": "report", **found, "note": note}]
+
+
+def case_size(quick: bool) -> list[dict]:
+    few, teacher = few_step(), classifier.build(2, 1, 16, 8, 1).to(DEVICE).eval()
+    sizes = (512, 2048) if quick else (1024, 4096, 16384)
+    times = {}
+    for n in sizes:
+        work = student(few, teacher, n, 1, 1, depth=8)
+        work()
+        times[n] = min(seconds(work) for _ in range(1 if n > 5000 or quick else 3))
+    each = {n: times[n] / n for n in sizes}
+    note = ", ".join(f"{n}: {1e3 * each[n]:.2f} ms an image" for n in sizes)
+    ratio = each[sizes[-1]] / each[sizes[0]]
+    return [
+        {"case": f"cost per image, {sizes[-1]} / {sizes[0]} images", "goal": "<= 1.05", "ratio": ratio, "note": note}
+    ]
+
+
+def case_stage(quick: bool) -> list[dict]:
+    """A stage that does nothing but open and store, run by the driver, against papermill on an empty notebook."""
+    import nbformat
+    import papermill
+
+    from kr_utils import workflow
+
+    start = nbformat.read(fingerprints.NOTEBOOKS / "00_start_here.ipynb", 4)
+    parameters = next(cell for cell in start.cells if "parameters" in cell.metadata.get("tags", []))
+    code = """
+from pathlib import Path
+from kr_utils import fingerprints, profiles, runs
+fingerprints.NOTEBOOKS = Path(".").resolve()
+budget, told = profiles.budget("start", profile, overrides), {"dataset": dataset, "profile": profile, "seed": seed}
+runs.begin("start", budget, checksum="", runs_dir=runs_dir, **told).finish({})"""
+    kernel = {"kernelspec": start.metadata.kernelspec}
+    empty = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")], metadata=kernel)
+    idle = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(code)], metadata=kernel)
+    usual = fingerprints.NOTEBOOKS
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        nbformat.write(empty, root / "empty.ipynb")
+        nbformat.write(idle, root / "00_start_here.ipynb")
+        try:
+            fingerprints.NOTEBOOKS = root
+            given = {
+                "root": root / "runs",
+                "figures": root / "figures",
+                "overrides": {},
+                "until": "start",
+                "force": True,
+            }
+
+            def ours():
+                (job,) = workflow.plan("smoke", ["digits"], [0], {"digits": ""}, **given)
+                workflow.execute(job)
+
+            def plain():
+                papermill.execute_notebook(root / "empty.ipynb", root / "out.ipynb", progress_bar=False)
+
+            found = compare(ours, plain, 3 if quick else 7)
+        finally:
+            fingerprints.NOTEBOOKS = usual
+    found["reference"], found["ours"] = found["ours"], found["reference"]  # the ratio wanted is ours to theirs
+    return [
+        {"case": "a stage that does nothing / papermill on an empty notebook", "goal": "<= 1.3", **found, "note": ""}
+    ]
+
+
+def case_run(quick: bool) -> list[dict]:
+    """The whole quick run on digits, in processes of its own."""
+    if quick:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        code = """if True:
+            import resource, subprocess, sys, time
+            started = time.time()
+            code = subprocess.run([sys.executable, *sys.argv[1:]]).returncode
+            print(time.time() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, code)"""
+        call = [sys.executable, "-c", code, ROOT / "run_all.py", "--runs-dir", folder, "--figures-dir", f"{folder}/f"]
+        out = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    took, memory, failed = out.split()[-3:]
+    if failed != "0":
+        raise SystemExit(out)
+    note = f"largest process {int(memory) / 2**20:.1f} GB"
+    return [{"case": "whole quick run on digits, minutes", "goal": "<= 5", "ratio": float(took) / 60, "note": note}]
+
+
+CASES = {name[5:]: function for name, function in globals().items() if name.startswith("case_")}
+
+
+def line(row: dict) -> list[str]:
+    percent = row.get("percent")
+    number = (lambda v: f"{100 * v:.0f} %") if percent else (lambda v: f"{v:.2f}" if v < 20 else f"{v:.0f}")
+    spread = f" [{number(row['low'])}, {number(row['high'])}]" if "low" in row else ""
+    times = f"{row['reference']:.2f} / {row['ours']:.2f}" if "reference" in row else ""
+    return [row["case"], times, number(row["ratio"]) + spread, row["goal"], row["note"]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and images, no CAS, no whole run; minutes")
+    parser.add_argument("--only", default="", help=f"cases, comma-separated: {', '.join(CASES)}")
+    parser.add_argument("--out", default="", help="also write the table to this Markdown file")
+    args = parser.parse_args()
+    wanted = [name for name in args.only.split(",") if name] or list(CASES)
+    unknown = [name for name in wanted if name not in CASES]
+    if unknown:
+        parser.error(f"unknown case {unknown[0]!r}; choose from {', '.join(CASES)}")
+    header = ["case", "seconds, reference / ours", "ratio [range]", "goal", "note"]
+    hardware, versions = fingerprints.hardware(), fingerprints.versions()
+    about = f"{hardware['cpu']}, {hardware['cores']} cores, threads: {hardware['threads']}, "
+    about += f"GPU: {hardware['gpu'] or 'none'}; "
+    about += ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "diffusers", "papermill"))
+    print(about, flush=True)
+    rows, started = [], time.time()
+    for name in wanted:
+        for row in CASES[name](args.quick):
+            rows.append(line(row))
+            print(" | ".join(rows[-1]), flush=True)
+    about += f"; commit {fingerprints.git_commit()}; {(time.time() - started) / 60:.0f} minutes"
+    print(about)
+    if args.out:
+        body = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+        Path(args.out).write_text("\n".join(["# Benchmarks", "", f"`make bench`. {about}.", "", *body, ""]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
