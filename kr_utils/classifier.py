@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from kr_utils import resume
 from kr_utils.data import Info, Split
 
 
@@ -188,6 +189,7 @@ def fit(
     temperature: float = 1.0,
     hard_weight: float = 0.0,
     on_epoch: Callable[[dict], None] | None = None,
+    state: resume.State | None = None,
 ) -> list[dict]:
     """Train in place and keep the epoch that is best on validation.
 
@@ -197,11 +199,12 @@ def fit(
     Parameters
     ----------
     epoch_data : epoch number -> the training images of that epoch. A fixed set returns itself; a
-        regenerating stream returns new images when their time has come.
+        regenerating stream returns new images when their time has come (its `state_dict` is saved too).
     val : real validation images; the only images that choose anything
     teacher : if given, targets are its softmax at `temperature`, computed on the augmented batch
         (GKD), mixed with the one-hot label at `hard_weight` in [0, 1]
     on_epoch : called with each history row
+    state : where to save and go on from if the process was killed; None saves nothing
 
     Returns
     -------
@@ -210,8 +213,9 @@ def fit(
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device=device).manual_seed(seed)
-    first = epoch_data(0)
-    batches = max(1, len(first) // batch)
+    # Stored, so that a Student late in its training need not have its first set drawn again.
+    size = resume.once(state and state.part("size"), lambda: {"images": len(epoch_data(0))})
+    batches = max(1, size["images"] // batch)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, foreach=True
     )
@@ -221,13 +225,17 @@ def fit(
         optimiser, lr, total_steps=total_steps, pct_start=0.1, cycle_momentum=False, final_div_factor=1e4
     )
     model.to(memory_format=torch.channels_last)
-    best, best_state, history = (-1.0, 0.0), None, []
-    for epoch in range(epochs):
-        data = epoch_data(epoch)
+    parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "generator": generator}
+    parts |= {"stream": epoch_data} if hasattr(epoch_data, "state_dict") else {}
+    start = {"epoch": 0, "batch": 0, "order": None, "total": None, "best": (-1.0, 0.0), "best_state": None}
+    at = resume.restore(state, parts, **start, history=[])
+    while at.epoch < epochs:
+        data = epoch_data(at.epoch)
         model.train()
-        total = torch.zeros((), device=device)
-        order = torch.randperm(len(data), generator=generator, device=device)
-        for index in order.tensor_split(batches):
+        if at.order is None:
+            at.total = torch.zeros((), device=device)
+            at.order = torch.randperm(len(data), generator=generator, device=device)
+        for index in at.order.tensor_split(batches)[at.batch :]:
             images = augment(data.images[index], generator)
             inputs = normalise(images).contiguous(memory_format=torch.channels_last)
             labels = data.labels[index]
@@ -242,35 +250,39 @@ def fit(
             loss.backward()
             optimiser.step()
             schedule.step()
-            total += loss.detach()
+            at.total += loss.detach()
+            at.batch += 1
+            resume.offer(state, parts, at)
         logits = predict(model, val.images)
         labels = val.labels.to(device)
         val_loss = F.cross_entropy(logits, labels).item()
         val_accuracy = (logits.argmax(1) == labels).double().mean().item()
         score = (val_accuracy, -val_loss)
-        if best_state is None or score > best:
-            best, best_state = score, copy.deepcopy(model.state_dict())
+        if at.best_state is None or score > at.best:
+            at.best, at.best_state = score, copy.deepcopy(model.state_dict())
         row = {
-            "epoch": epoch + 1,
-            "steps": (epoch + 1) * batches,
+            "epoch": at.epoch + 1,
+            "steps": (at.epoch + 1) * batches,
             "lr": schedule.get_last_lr()[0],
-            "train_loss": total.item() / batches,
+            "train_loss": at.total.item() / batches,
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-            "best": score == best,
+            "best": score == at.best,
         }
-        history.append(row)
+        at.history.append(row)
         if on_epoch:
             on_epoch(row)
-    model.load_state_dict(best_state)
+        at.epoch, at.batch, at.order = at.epoch + 1, 0, None
+        resume.offer(state, parts, at, now=at.epoch == epochs)
+    model.load_state_dict(at.best_state)
     model.eval()
-    return history
+    return at.history
 
 
 def save(model: ResNet, path: Path) -> None:
     """Weights as safetensors, the network's sizes in its metadata."""
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(state, path, metadata={key: str(value) for key, value in model.config.items()})
+    resume.write(state, path, {key: str(value) for key, value in model.config.items()})
 
 
 def load(path: Path, device: str = "cpu") -> ResNet:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kr_utils import classifier, generator, sampling
+from kr_utils import classifier, generator, resume, sampling
 from kr_utils.data import Split
 
 MAX_ROUNDS = 4  # of resampling under a filter threshold: bounded, never "until full"
@@ -148,6 +148,14 @@ class SyntheticStream:
                 self.on_set(number, rate)
         return self.sets[number]
 
+    def state_dict(self) -> dict:
+        """What cannot be drawn again for nothing: the filter's figures of each set. The images follow from the seed."""
+        return {"accepted": self.accepted, "draws": self.draws}
+
+    def load_state_dict(self, saved: dict) -> None:
+        self.accepted.update(saved["accepted"])
+        self.draws.update(saved["draws"])
+
     def fixed(self) -> Callable[[int], Split]:
         """The same first set for every epoch: the ablation's stream without regeneration."""
         return lambda epoch: self(0)
@@ -167,6 +175,7 @@ def train_student(
     hard_weight: float = 0.0,
     device: str = "cpu",
     on_epoch: Callable[[dict], None] | None = None,
+    state: resume.State | None = None,
 ) -> tuple[classifier.ResNet, list[dict]]:
     """A new Student, trained on `stream` alone; soft labels if a Teacher is given (GKD), hard ones if not.
 
@@ -188,5 +197,6 @@ def train_student(
         temperature=temperature,
         hard_weight=hard_weight,
         on_epoch=on_epoch,
+        state=state,
     )
     return student, history

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch.nn.functional as F
 
-from kr_utils import classifier, generator, sampling, seeds
+from kr_utils import classifier, generator, resume, sampling, seeds
 from kr_utils.data import Split
 from kr_utils.recycling import Knobs, SyntheticStream, train_student
 
@@ -29,6 +29,7 @@ def score(
     augment: classifier.Augmentation,
     seed: int,
     device: str = "cpu",
+    state: resume.State | None = None,
 ) -> dict:
     """Validation CAS of short GKD Students trained on this Generator's images.
 
@@ -38,6 +39,7 @@ def score(
     students : independent Students (own initialisation and own synthetic images) to average over;
         the same seeds serve every candidate, so that candidates differ in the images' quality only
     period : regeneration period in epochs ("fast" searching in GaFi: 10)
+    state : where each Student, in training or scored, is saved; None saves nothing
 
     Returns
     -------
@@ -45,8 +47,8 @@ def score(
     of drawn images that pass the filter), cost (network evaluations per kept image), correct
     (per validation image, the share of Students that classify it correctly)
     """
-    correct, losses, accepted, draws = [], [], [], []
-    for k in range(students):
+
+    def one(k: int, training: resume.State | None) -> dict:
         stream = SyntheticStream(
             model, knobs, counts, seed=seeds.derive(seed, "selection", k), period=period, teacher=teacher, device=device
         )
@@ -60,13 +62,19 @@ def score(
             seed=seeds.derive(seed, "short student", k),
             teacher=teacher,
             device=device,
+            state=training,
         )
-        logits = classifier.predict(student, val.images).cpu()
-        labels = val.labels.cpu()
-        correct.append((logits.argmax(1) == labels).numpy())
-        losses.append(F.cross_entropy(logits, labels).item())
-        accepted += stream.accepted.values()
-        draws += stream.draws.values()
+        logits, labels = classifier.predict(student, val.images).cpu(), val.labels.cpu()
+        drawn = {"accepted": list(stream.accepted.values()), "draws": list(stream.draws.values())}
+        return {"correct": logits.argmax(1) == labels, "loss": F.cross_entropy(logits, labels).item(), **drawn}
+
+    scored = []
+    for k in range(students):
+        mine = state and state.part(f"student{k}")
+        scored.append(resume.once(mine, lambda k=k, mine=mine: one(k, mine and mine.part("training"))))
+    correct = [student["correct"].numpy() for student in scored]
+    losses = [student["loss"] for student in scored]
+    accepted, draws = ([x for student in scored for x in student[key]] for key in ("accepted", "draws"))
     each = np.mean(correct, axis=1)
     return {
         **knobs.__dict__,
