@@ -1,5 +1,6 @@
 """Resume: whatever is killed at any moment ends in the bytes of an undisturbed run."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -464,18 +465,16 @@ def kill_all(process):
         below = []
     process.kill()
     for child in below:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
-        except psutil.NoSuchProcess:
-            pass
     process.wait()
     psutil.wait_procs(below, timeout=30)
 
 
 def kill_in_stage(home, final, delay):
     """Run until `delay` seconds of `final`'s work have passed, or until it is finished; then kill. Says where."""
-    log = open(home / "log.txt", "a")
-    process = drive(home, log)
+    with open(home / "log.txt", "a") as log:
+        process = drive(home, log)
     marker = folders.partial(final) / "state" / "stage.json"
     begun, before = None, marker.stat().st_mtime_ns if marker.exists() else 0
     give_up = time.time() + 300
@@ -486,7 +485,6 @@ def kill_in_stage(home, final, delay):
             break
         time.sleep(0.002)
     kill_all(process)
-    log.close()
     if (final / "manifest.json").exists():
         return "just finished"
     saved = list(folders.partial(final).rglob("*.safetensors")) if begun else []
@@ -521,8 +519,11 @@ def kill_and_compare(home, kills, seed):
         assert drive(calm, log).wait(900) == 0, (calm / "log.txt").read_text()
     stages = [*fingerprints.STAGES]
     targets = sorted((stages * (kills // len(stages) + 1))[:kills], key=stages.index)
-    for number, stage in enumerate(targets, 1):
-        final = runs.stage_dir(harsh / "runs", "smoke", "digits", 0, stage)
+    for number, planned in enumerate(targets, 1):
+        later = stages[stages.index(planned) :]  # a kill may have come too late: then the next stage gets its fellow
+        folder = {stage: runs.stage_dir(harsh / "runs", "smoke", "digits", 0, stage) for stage in later}
+        stage = next((stage for stage in later if not (folder[stage] / "manifest.json").exists()), planned)
+        final = folder[stage]
         usual = runs.read(runs.stage_dir(calm / "runs", "smoke", "digits", 0, stage)).manifest["seconds"]
         where = kill_in_stage(harsh, final, rng.uniform(0, 1.1 * usual))
         print(f"kill {number}/{kills}  {final.name}: {where}", flush=True)
