@@ -70,8 +70,8 @@ def open_partial(final: Path, owner: dict, why: Callable[[dict], str]) -> tuple[
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
         states = list(marker.parent.rglob("*.safetensors"))
-        if found["owner"] == owner:
-            saved = max((path.stat().st_mtime for path in states), default=found["started"])
+        if found["owner"] == owner and states:
+            saved = max(path.stat().st_mtime for path in states)
             seconds, starts = found["seconds"] + max(0.0, saved - found["started"]), found["starts"] + 1
         elif states:
             print(f"{final.name}: its unfinished work is not used ({why(found['owner'])}); it starts anew", flush=True)

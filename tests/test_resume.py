@@ -525,7 +525,7 @@ def kill_and_compare(home, kills, seed):
         stage = next((stage for stage in later if not (folder[stage] / "manifest.json").exists()), planned)
         final = folder[stage]
         usual = runs.read(runs.stage_dir(calm / "runs", "smoke", "digits", 0, stage)).manifest["seconds"]
-        where = kill_in_stage(harsh, final, rng.uniform(0, 1.1 * usual))
+        where = kill_in_stage(harsh, final, rng.uniform(0, 0.9 * usual))
         print(f"kill {number}/{kills}  {final.name}: {where}", flush=True)
     with open(harsh / "log.txt", "a") as log:
         assert drive(harsh, log).wait(900) == 0, (harsh / "log.txt").read_text()[-3000:]
