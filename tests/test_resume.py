@@ -1,6 +1,7 @@
 """Resume: whatever is killed at any moment ends in the bytes of an undisturbed run."""
 
 import contextlib
+import functools
 import json
 import os
 import pickle
@@ -18,7 +19,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kr_utils import InputError, classifier, data, fingerprints, folders, generator, profiles, recycling, resume, runs
+from kr_utils import (
+    InputError,
+    classifier,
+    data,
+    fingerprints,
+    folders,
+    generator,
+    profiles,
+    recycling,
+    resume,
+    runs,
+    workflow,
+)
 from kr_utils import selection as selecting
 
 ROOT = fingerprints.ROOT
@@ -371,9 +384,16 @@ def test_the_time_of_killed_starts_is_counted():
     assert 100 <= runs.read(open_stage().finish({})).manifest["seconds"] < 160
 
 
-def test_sigkill_at_every_line_of_finish_loses_no_result(monkeypatch, tmp_path):
+@pytest.fixture
+def quick_manifests(monkeypatch):
+    """Stages that open and finish hundreds of times: what does not change is found out once."""
+    for module, name in ((runs, "git_commit"), (runs, "versions"), (fingerprints, "versions")):
+        monkeypatch.setattr(module, name, functools.cache(getattr(module, name)))
+    monkeypatch.setattr(fingerprints, "code_hashes", functools.cache(fingerprints.code_hashes))
+
+
+def test_sigkill_at_every_line_of_finish_loses_no_result(quick_manifests, tmp_path):
     """A real process each time; after it, the old or the new result stands, and the next start tidies up."""
-    monkeypatch.setattr(runs, "git_commit", lambda: None)
     first = open_stage()
     first.write_json("which.json", {"result": "old"})
     final = first.finish({"accuracy": 0.25})
@@ -417,6 +437,32 @@ def test_sigkill_at_every_line_of_finish_loses_no_result(monkeypatch, tmp_path):
     assert outcomes.count("new") > 10
 
 
+@pytest.mark.parametrize("epochs", [2, 7])
+def test_sigkill_at_every_line_of_begin_keeps_a_state_whole_or_not_at_all(quick_manifests, tmp_path, epochs):
+    """epochs 2 is the budget of the unfinished work, 7 another one, whose start throws it away."""
+    leave_unfinished().write_json("weights.json", {})
+    home, outcomes = tmp_path / "runs", []
+    backup = tmp_path / "backup"
+    shutil.copytree(home, backup)
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            kill_at_line(len(outcomes) + 1)
+            open_stage(epochs=epochs)
+            os._exit(0)
+        killed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        again = open_stage()
+        outcomes.append(again.state("teacher").load() is not None)
+        assert (again.folder / "weights.json").exists() == outcomes[-1], "a state and the files it relies on"
+        if not killed:
+            break
+        shutil.rmtree(home)
+        shutil.copytree(backup, home)
+    assert outcomes == [True] * len(outcomes) if epochs == 2 else outcomes == sorted(outcomes, reverse=True)
+    assert outcomes.count(True) > 10
+    assert outcomes.count(False) > 10 or epochs == 2
+
+
 def kill_at_line(number):
     """SIGKILL this process at the number-th line that it runs in runs.py and folders.py from here on."""
     left = number
@@ -444,6 +490,30 @@ def test_a_bad_interval_is_refused(monkeypatch, text):
     )
     assert out.returncode == 2
     assert len(out.stderr.splitlines()) == 1
+
+
+def test_speeds_go_to_the_manifest_and_not_to_the_metrics():
+    done = runs.read(open_stage().finish({"accuracy": 0.5}, timing={"images_per_second": 7.5}))
+    assert done.metrics == {"accuracy": 0.5}
+    assert done.manifest["timing"] == {"images_per_second": 7.5}
+
+
+def test_the_copy_of_a_notebook_is_put_in_its_place_if_the_driver_died_before(tmp_path):
+    final = open_stage().finish({})
+    plan = workflow.plan(
+        "smoke", ["digits"], [0], {"digits": "c"}, overrides={}, root=tmp_path / "runs", figures=tmp_path
+    )
+    job = next(job for job in plan if job.stage == "teacher")
+    assert job.reuse
+    copy = final.with_name("01_teacher.failed.ipynb")
+    copy.write_text("of an earlier attempt")
+    os.utime(copy, (1, 1))
+    workflow.tidy(job)
+    assert not (final / "notebook.ipynb").exists()
+    copy.write_text("of this one")
+    workflow.tidy(job)
+    assert (final / "notebook.ipynb").read_text() == "of this one"
+    assert not copy.exists()
 
 
 # ------------------------------------------- SIGKILL at random moments of a run
