@@ -50,7 +50,14 @@ def score(
 
     def one(k: int, training: resume.State | None) -> dict:
         stream = SyntheticStream(
-            model, knobs, counts, seed=seeds.derive(seed, "selection", k), period=period, teacher=teacher, device=device
+            model,
+            knobs,
+            counts,
+            seed=seeds.derive(seed, "selection", k),
+            period=period,
+            teacher=teacher,
+            device=device,
+            state=training,
         )
         student, _ = train_student(
             recipe,

@@ -48,6 +48,9 @@ class Sometimes(resume.State):
         self.chances = getattr(self, "chances", 0) + 1
         return self.chances % int(self.every) == 0
 
+    def part(self, name):
+        return Sometimes(self.folder / name, self.key, self.every)
+
 
 def killed_at(function, call):
     """`function`, until its call number `call`, which dies."""
@@ -139,12 +142,12 @@ def test_the_interval_is_kept(digits, tmp_path):
 def synthetic(digits, teacher, tiny_generator):
     """Makes a regenerating, filtered stream as a restarted process would, and tells which sets it drew."""
 
-    def make(drawn=None):
+    def make(drawn=None, state=None):
         knobs = recycling.Knobs(steps=2, threshold=0.3)
         counts = np.full(10, 13)
         on_set = None if drawn is None else lambda number, rate: drawn.append(number)
         return recycling.SyntheticStream(
-            tiny_generator, knobs, counts, seed=5, period=2, teacher=teacher, on_set=on_set
+            tiny_generator, knobs, counts, seed=5, period=2, teacher=teacher, on_set=on_set, state=state
         )
 
     return make
@@ -167,6 +170,30 @@ def test_a_student_sees_the_same_regenerated_sets_after_a_kill(digits, teacher, 
     assert (stream.accepted, stream.draws) == (whole.accepted, whole.draws)
     for number in drawn:
         assert torch.equal(stream.sets[number].images, whole.sets[number].images)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 5, 6])
+def test_a_set_that_is_being_drawn_is_not_lost(synthetic, tmp_path, monkeypatch, call):
+    """Sets of 130 images in chunks of 64, so three a set; killed in the first or in the second set."""
+    whole = synthetic()
+    expected = [whole(0), whole(2)]
+    monkeypatch.setattr(recycling, "CHUNK", 1)
+    draw = recycling.synthesise
+    with monkeypatch.context() as patch:
+        patch.setattr(recycling, "synthesise", killed_at(draw, call))
+        stream = synthetic(state=Sometimes(tmp_path, every=1))
+        with pytest.raises(Killed):
+            stream(0), stream(2)
+    lengths = []
+    monkeypatch.setattr(recycling, "synthesise", lambda *a, **k: (lengths.append(len(a[2])), draw(*a, **k))[1])
+    stream = synthetic(state=Sometimes(tmp_path, every=1))
+    for ours, theirs in zip((stream(0), stream(2)), expected, strict=True):
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.labels, theirs.labels)
+    assert lengths == [64, 64, 2, 64, 64, 2][call - 1 :], "what was drawn is not drawn again"
+    assert (stream.accepted, stream.draws) == (whole.accepted, whole.draws)
+    stream(4)
+    assert {path.name for path in tmp_path.iterdir()} == {"set0", "set2"}, "the first set and the newest are kept"
 
 
 def paint(digits, state=None, on_step=None, found=None):
@@ -464,16 +491,17 @@ def test_sigkill_at_every_line_of_begin_keeps_a_state_whole_or_not_at_all(quick_
 
 
 def kill_at_line(number):
-    """SIGKILL this process at the number-th line that it runs in runs.py and folders.py from here on."""
-    left = number
+    """SIGKILL this process at the number-th line of runs.py, folders.py and (each fifth) shutil.py from here on."""
+    left = 5 * number
 
     def trace(frame, event, _):
         nonlocal left
-        if os.path.basename(frame.f_code.co_filename) not in ("runs.py", "folders.py", "shutil.py"):
+        name = os.path.basename(frame.f_code.co_filename)
+        if name not in ("runs.py", "folders.py", "shutil.py"):
             return None
         if event == "line":
-            left -= 1
-            if left == 0:
+            left -= 1 if name == "shutil.py" else 5
+            if left <= 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         return trace
 
@@ -541,24 +569,34 @@ def kill_all(process):
     psutil.wait_procs(below, timeout=30)
 
 
-def kill_in_stage(home, final, delay):
-    """Run until `delay` seconds of `final`'s work have passed, or until it is finished; then kill. Says where."""
+def kill_in_stage(home, final, delay, after):
+    """Run until `delay` seconds after `final` was begun or has "saved" a state, or is finished; then kill."""
     with open(home / "log.txt", "a") as log:
         process = drive(home, log)
     marker = folders.partial(final) / "state" / "stage.json"
-    begun, before = None, marker.stat().st_mtime_ns if marker.exists() else 0
+    clock, before = None, marker.stat().st_mtime_ns if marker.exists() else 0
     give_up = time.time() + 300
     while process.poll() is None and time.time() < give_up:
-        if begun is None and marker.exists() and marker.stat().st_mtime_ns != before:
-            begun = time.time()
-        if (begun and time.time() - begun > delay) or (final / "manifest.json").exists():
+        if clock is None and marker.exists() and marker.stat().st_mtime_ns != before:
+            states = marker.parent.rglob("*.safetensors")
+            if after == "begun" or any(age(path) > marker.stat().st_mtime_ns for path in states):
+                clock = time.time()
+        if (clock and time.time() - clock > delay) or (final / "manifest.json").exists():
             break
         time.sleep(0.002)
     kill_all(process)
     if (final / "manifest.json").exists():
         return "just finished"
-    saved = list(folders.partial(final).rglob("*.safetensors")) if begun else []
-    return f"{delay:.2f} s into it, {len(saved)} files of states and weights"
+    saved = list(folders.partial(final).rglob("*.safetensors"))
+    return f"{delay:.2f} s after it {after}, {len(saved)} files of states and weights"
+
+
+def age(path):
+    """When a file was written; 0 if it has gone meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def contents(home):
@@ -595,7 +633,8 @@ def kill_and_compare(home, kills, seed):
         stage = next((stage for stage in later if not (folder[stage] / "manifest.json").exists()), planned)
         final = folder[stage]
         usual = runs.read(runs.stage_dir(calm / "runs", "smoke", "digits", 0, stage)).manifest["seconds"]
-        where = kill_in_stage(harsh, final, rng.uniform(0, 0.9 * usual))
+        after = "begun" if stage in ("start", "compare") else rng.choice(["begun", "saved", "saved"])
+        where = kill_in_stage(harsh, final, rng.uniform(0, 0.6 * usual), after)
         print(f"kill {number}/{kills}  {final.name}: {where}", flush=True)
     with open(harsh / "log.txt", "a") as log:
         assert drive(harsh, log).wait(900) == 0, (harsh / "log.txt").read_text()[-3000:]
