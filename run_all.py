@@ -119,6 +119,7 @@ def run(jobs: list[workflow.Job], reporter: Reporter, keep_going: bool, debug: b
     for number, job in enumerate(jobs, 1):
         where = (job.dataset, job.seed)
         if job.reuse:
+            workflow.tidy(job)
             reporter.say(f"[{number}/{len(jobs)}] {job.title}  reused")
             continue
         if where in broken:

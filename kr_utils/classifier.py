@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from kr_utils import resume
 from kr_utils.data import Info, Split
 from kr_utils.precision import autocast
 
@@ -19,8 +22,8 @@ from kr_utils.precision import autocast
 class Projection(nn.Linear):
     """A strided 1x1 convolution, without bias, as one matrix product over the channels.
 
-    Not `nn.Conv2d`: oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory on CPUs with
-    AVX-512 (8 input channels, odd batch, two threads, channels_last; seen in torch 2.15 to end the process).
+    Not `nn.Conv2d`: with AVX-512, oneDNN's weight gradient of a strided 1x1 convolution can write outside its memory
+    (8 input channels, odd batch, two threads, channels_last: torch 2.15 crashed).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -177,12 +180,9 @@ def gkd_loss(
 def sgd(parameters: Iterable[Tensor], lr: float, weight_decay: float, steps: int) -> tuple:
     """The optimiser and learning-rate schedule of `fit`."""
     optimiser = torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, foreach=True)
-    total = steps + 1
-    total += total == 10  # OneCycleLR divides by zero where the warm-up is exactly one step long
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, lr, total_steps=total, pct_start=0.1, cycle_momentum=False, final_div_factor=1e4
-    )
-    return optimiser, schedule
+    total = steps + 1 + (steps == 9)  # at 10 the warm-up is one step long, and OneCycleLR divides by zero
+    options = {"pct_start": 0.1, "cycle_momentum": False, "final_div_factor": 1e4}
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=total, **options)
 
 
 def fit(
@@ -200,6 +200,7 @@ def fit(
     temperature: float = 1.0,
     hard_weight: float = 0.0,
     on_epoch: Callable[[dict], None] | None = None,
+    state: resume.State | None = None,
 ) -> list[dict]:
     """Train in place and keep the epoch that is best on validation.
 
@@ -209,11 +210,12 @@ def fit(
     Parameters
     ----------
     epoch_data : epoch number -> the training images of that epoch. A fixed set returns itself; a
-        regenerating stream returns new images when their time has come.
+        regenerating stream returns new images when their time has come (its `state_dict` is saved too).
     val : real validation images; the only images that choose anything
     teacher : if given, targets are its softmax at `temperature`, computed on the augmented batch
         (GKD), mixed with the one-hot label at `hard_weight` in [0, 1]
     on_epoch : called with each history row
+    state : where to save and go on from if the process was killed; None saves nothing
 
     Returns
     -------
@@ -222,17 +224,22 @@ def fit(
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device=device).manual_seed(seed)
-    first = epoch_data(0)
-    batches = max(1, len(first) // batch)
+    # A stream knows its size: a Student late in its training need not have its first set drawn again.
+    size = epoch_data.size if hasattr(epoch_data, "size") else len(epoch_data(0))
+    batches = max(1, size // batch)
     optimiser, schedule = sgd(model.parameters(), lr, weight_decay, epochs * batches)
     model.to(memory_format=torch.channels_last)
-    best, best_state, history = (-1.0, 0.0), None, []
-    for epoch in range(epochs):
-        data = epoch_data(epoch)
+    parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "generator": generator}
+    parts |= {"stream": epoch_data} if hasattr(epoch_data, "state_dict") else {}
+    start = {"epoch": 0, "batch": 0, "order": None, "total": None, "best": (-1.0, 0.0), "best_state": None}
+    at = resume.restore(state, parts, **start, history=[])
+    while at.epoch < epochs:
+        data = epoch_data(at.epoch)
         model.train()
-        total = torch.zeros((), device=device)
-        order = torch.randperm(len(data), generator=generator, device=device)
-        for index in order.tensor_split(batches):
+        if at.order is None:
+            at.total = torch.zeros((), device=device)
+            at.order = torch.randperm(len(data), generator=generator, device=device)
+        for index in at.order.tensor_split(batches)[at.batch :]:
             images = augment(data.images[index], generator)
             inputs = normalise(images).contiguous(memory_format=torch.channels_last)
             labels = data.labels[index]
@@ -248,43 +255,45 @@ def fit(
             loss.backward()
             optimiser.step()
             schedule.step()
-            total += loss.detach()
+            at.total += loss.detach()
+            at.batch += 1
+            resume.offer(state, parts, at)
         logits = predict(model, val.images)
         labels = val.labels.to(device)
         val_loss = F.cross_entropy(logits, labels).item()
         val_accuracy = (logits.argmax(1) == labels).double().mean().item()
         score = (val_accuracy, -val_loss)
-        if best_state is None or score > best:
-            best, best_state = score, copy.deepcopy(model.state_dict())
+        if at.best_state is None or score > at.best:
+            at.best, at.best_state = score, copy.deepcopy(model.state_dict())
         row = {
-            "epoch": epoch + 1,
-            "steps": (epoch + 1) * batches,
+            "epoch": at.epoch + 1,
+            "steps": (at.epoch + 1) * batches,
             "lr": schedule.get_last_lr()[0],
-            "train_loss": total.item() / batches,
+            "train_loss": at.total.item() / batches,
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-            "best": score == best,
+            "best": score == at.best,
         }
-        history.append(row)
+        at.history.append(row)
         if on_epoch:
             on_epoch(row)
-    model.load_state_dict(best_state)
+        at.epoch, at.batch, at.order = at.epoch + 1, 0, None
+        resume.offer(state, parts, at, now=at.epoch == epochs)
+    model.load_state_dict(at.best_state)
     model.eval()
-    return history
+    return at.history
 
 
 def save(model: ResNet, path: Path) -> None:
-    """Weights as safetensors, the network's sizes in its metadata."""
+    """Weights as safetensors, the network's sizes in its metadata (one entry: safetensors shuffles several)."""
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(state, path, metadata={key: str(value) for key, value in model.config.items()})
+    resume.write(state, path, {"config": json.dumps(model.config)})
 
 
 def load(path: Path, device: str = "cpu") -> ResNet:
     """The network that `save` wrote, in eval mode."""
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
-        config = {key: int(value) for key, value in file.metadata().items()}
+        config = json.loads(file.metadata()["config"])
     model = ResNet(**config)
     model.load_state_dict(load_file(path))
     return model.to(device, memory_format=torch.channels_last).eval()

@@ -30,7 +30,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Files that draw or store but cannot change a number; only 08, which is all drawing, depends on the first two.
 DRAWING = {"plots", "explore"}
-PLUMBING = {"runs", "fingerprints", "profiles", "workflow"}
+PLUMBING = {"runs", "folders", "resume", "fingerprints", "profiles", "workflow"}
 
 
 def code_hashes(stage: str) -> dict[str, str]:
@@ -123,6 +123,22 @@ def what_changed(old: dict, new: dict) -> str:
         if old.get("upstream", {}).get(key) != new["upstream"].get(key):
             reasons.append(f"{key} is new")
     return "; ".join(reasons) or "parameters changed"
+
+
+def state_owner(parts: dict) -> dict:
+    """What a saved state depends on: a stage's ingredients, torch, and where and with how many threads it computes."""
+    machine, kind = hardware(), {}
+    if "torch" in sys.modules:
+        kind = {"torch": versions()["torch"], "threads": machine["threads"]}
+        kind["device"] = "cuda" if machine["gpu"] else "cpu"
+    return {"ingredients": parts, **kind}
+
+
+def why_not(old: dict, new: dict) -> str:
+    """What differs between two owners of states, in words."""
+    words = [f"{key} {old.get(key)} -> {new[key]}" for key in new if key != "ingredients" and old.get(key) != new[key]]
+    changed = old["ingredients"] != new["ingredients"]
+    return "; ".join([what_changed(old["ingredients"], new["ingredients"])] * changed + words)
 
 
 def git_commit() -> str | None:

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from diffusers import EDMDPMSolverMultistepScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from kr_utils import resume
 from kr_utils.precision import autocast, compiled
 
 # Training noise levels are log-normal with these parameters (EDM, table 1).
@@ -166,6 +167,7 @@ def fit(
     loss_function: Callable = edm_loss,
     on_step: Callable[[dict], None] | None = None,
     on_checkpoint: Callable[[int, Generator], None] | None = None,
+    state: resume.State | None = None,
 ) -> list[dict]:
     """Train in place on uint8 images [N, C, H, W]; `model` ends with the EMA weights.
 
@@ -177,6 +179,7 @@ def fit(
     checkpoints : how many EMA checkpoints are handed to `on_checkpoint(step, model)`, equally spaced
     loss_function : `edm_loss`, or another objective with its arguments
     on_step : called about 20 times with {step, loss (mean since the last call)}
+    state : where to save and go on from if the process was killed; None saves nothing
 
     Returns
     -------
@@ -194,8 +197,9 @@ def fit(
     model.train().to(memory_format=torch.channels_last)
     sizes = (data[:1].expand(batch, *data.shape[1:]), torch.ones(batch, device=device))
     network = compiled(model, (*sizes, labels[:1].expand(batch)), steps)
-    history, running, since = [], torch.zeros((), device=device), 0
-    for step in range(1, steps + 1):
+    parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "generator": generator, "ema": ema}
+    at = resume.restore(state, parts, step=0, history=[], running=torch.zeros((), device=device), since=0)
+    for step in range(at.step + 1, steps + 1):
         index = torch.randint(len(data), (batch,), generator=generator, device=device)
         clean = _mirror(data[index], model.fold, hflip, vflip, generator)
         drop = torch.rand(batch, generator=generator, device=device) < label_dropout
@@ -206,12 +210,12 @@ def fit(
         optimiser.step()
         schedule.step()
         ema.step(model.parameters())
-        running, since = running + loss.detach(), since + 1
+        at.step, at.running, at.since = step, at.running + loss.detach(), at.since + 1
         if step % report == 0 or step == steps:
-            history.append({"step": step, "loss": (running / since).item()})
-            running, since = torch.zeros((), device=device), 0
+            at.history.append({"step": step, "loss": (at.running / at.since).item()})
+            at.running, at.since = torch.zeros((), device=device), 0
             if on_step:
-                on_step(history[-1])
+                on_step(at.history[-1])
         if step in keep and on_checkpoint:
             ema.store(model.parameters())
             ema.copy_to(model.parameters())
@@ -219,9 +223,10 @@ def fit(
             on_checkpoint(step, model)
             model.train()
             ema.restore(model.parameters())
+        resume.offer(state, parts, at, now=step == steps)
     ema.copy_to(model.parameters())
     model.eval()
-    return history
+    return at.history
 
 
 def _mirror(latents: Tensor, fold: int, hflip: bool, vflip: bool, generator: torch.Generator) -> Tensor:
@@ -238,7 +243,7 @@ def _mirror(latents: Tensor, fold: int, hflip: bool, vflip: bool, generator: tor
 def save(model: Generator, path: Path) -> None:
     """Weights as safetensors, the configuration in its metadata."""
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(state, path, metadata={"config": json.dumps(model.config)})
+    resume.write(state, path, {"config": json.dumps(model.config)})
 
 
 def load(path: Path, device: str = "cpu") -> Generator:

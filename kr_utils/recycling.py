@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kr_utils import classifier, generator, sampling
+from kr_utils import classifier, generator, resume, sampling
 from kr_utils.data import Split
 
 MAX_ROUNDS = 4  # of resampling under a filter threshold: bounded, never "until full"
 CACHE_BYTES = 2 * 2**30
+CHUNK = 16  # blocks of images between two chances to save a set that is being drawn
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class SyntheticStream:
     ----------
     counts : images per class and set, int [K]
     period : epochs between regenerations; None never regenerates
+    state : where a set that takes long to draw is saved on the way; None saves nothing
     """
 
     def __init__(
@@ -123,12 +125,14 @@ class SyntheticStream:
         teacher: classifier.ResNet | None = None,
         device: str = "cpu",
         on_set: Callable[[int, float], None] | None = None,
+        state: resume.State | None = None,
     ):
         if period is not None and period < 1:
             raise ValueError(f"period is {period}; the shortest regeneration period is 1 epoch")
         self.model, self.knobs, self.seed, self.period = model, knobs, seed, period
-        self.teacher, self.device, self.on_set = teacher, device, on_set
+        self.teacher, self.device, self.on_set, self.state = teacher, device, on_set, state
         self.labels = torch.repeat_interleave(torch.arange(len(counts)), torch.as_tensor(counts))
+        self.size = len(self.labels)
         self.sets: dict[int, Split] = {}
         self.accepted: dict[int, float] = {}
         self.draws: dict[int, float] = {}
@@ -136,10 +140,7 @@ class SyntheticStream:
     def __call__(self, epoch: int) -> Split:
         number = 0 if self.period is None else epoch // self.period
         if number not in self.sets:
-            n = len(self.labels)
-            made, rate, draws = synthesise(
-                self.model, self.knobs, self.labels, seed=self.seed, first=number * n, teacher=self.teacher
-            )
+            made, rate, draws = self._draw(number)
             while self.sets and (len(self.sets) + 1) * made.images.numel() > CACHE_BYTES:
                 self.sets.popitem()  # the newest: the early ones will be asked for again by the next Student
             self.sets[number], self.accepted[number] = made.to(self.device), rate
@@ -147,6 +148,32 @@ class SyntheticStream:
             if self.on_set:
                 self.on_set(number, rate)
         return self.sets[number]
+
+    def _draw(self, number: int) -> tuple[Split, float, float]:
+        """As `synthesise`, in chunks; where one ends and the interval has passed, the set so far is saved."""
+        n, state = len(self.labels), self.state and self.state.part(f"set{number}")
+        for older in range(1, number) if state else ():  # the first is the one that is asked for again
+            self.state.part(f"set{older}").clear()
+        at = resume.restore(state, {}, images=[], passed=0, drawn=0)
+        chunk = CHUNK * sampling.BLOCK[torch.device(self.device).type]
+        for start in range(sum(map(len, at.images)), n, chunk):
+            labels, first = self.labels[start : start + chunk], number * n + start
+            made, rate, draws = synthesise(
+                self.model, self.knobs, labels, seed=self.seed, first=first, teacher=self.teacher
+            )
+            at.images.append(made.images)
+            at.drawn += round(draws * len(labels))
+            at.passed += round(rate * draws * len(labels))
+            resume.offer(state, {}, at)
+        return Split(torch.cat(at.images), self.labels), at.passed / at.drawn, at.drawn / n
+
+    def state_dict(self) -> dict:
+        """What cannot be drawn again for nothing: the filter's figures of each set. The images follow from the seed."""
+        return {"accepted": self.accepted, "draws": self.draws}
+
+    def load_state_dict(self, saved: dict) -> None:
+        self.accepted.update(saved["accepted"])
+        self.draws.update(saved["draws"])
 
     def fixed(self) -> Callable[[int], Split]:
         """The same first set for every epoch: the ablation's stream without regeneration."""
@@ -167,6 +194,7 @@ def train_student(
     hard_weight: float = 0.0,
     device: str = "cpu",
     on_epoch: Callable[[dict], None] | None = None,
+    state: resume.State | None = None,
 ) -> tuple[classifier.ResNet, list[dict]]:
     """A new Student, trained on `stream` alone; soft labels if a Teacher is given (GKD), hard ones if not.
 
@@ -188,5 +216,6 @@ def train_student(
         temperature=temperature,
         hard_weight=hard_weight,
         on_epoch=on_epoch,
+        state=state,
     )
     return student, history

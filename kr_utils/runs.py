@@ -2,7 +2,7 @@
 
 runs/<profile>/<dataset>/seed<k>/<notebook>/ holds a finished stage. A stage works in a folder beside
 it, `<notebook>.partial`, which is renamed when its manifest has been written, so a half-written stage
-never counts as done.
+never counts as done; its saved states are there too (see folders.py).
 """
 
 from __future__ import annotations
@@ -13,17 +13,28 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kr_utils import InputError
-from kr_utils.fingerprints import ROOT, STAGES, fingerprint, git_commit, hardware, ingredients, versions
+from kr_utils import InputError, folders
+from kr_utils.fingerprints import (
+    ROOT,
+    STAGES,
+    fingerprint,
+    git_commit,
+    hardware,
+    ingredients,
+    state_owner,
+    versions,
+    why_not,
+)
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from kr_utils.resume import State
 
 FORMAT = 1  # of the manifest
 
@@ -78,7 +89,11 @@ def _number(text: str) -> float | str:
 
 
 def read(path: Path) -> Done | None:
-    """The finished stage in `path`, or None where there is none or its manifest cannot be used."""
+    """The finished stage of the folder `path`, or None where there is none or its manifest cannot be used."""
+    return next(filter(None, map(_read, folders.places(path))), None)
+
+
+def _read(path: Path) -> Done | None:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         results = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
@@ -145,11 +160,28 @@ class Stage:
     parts: dict  # ingredients
     parameters: dict
     upstream: dict[str, Done] = field(default_factory=dict)
+    earlier: float = 0.0  # seconds of work in states of starts that were killed
+    starts: int = 1
     started: float = field(default_factory=time.time)
+    handed: set[str] = field(default_factory=set)  # names of states
 
     @property
     def folder(self) -> Path:
-        return self.final.with_name(self.final.name + ".partial")
+        return folders.partial(self.final)
+
+    def state(self, name: str) -> State:
+        """Where the training `name` saves its states: it goes on from the last one if this stage was killed.
+
+        Asked for twice by the same kernel (a cell was run again), it starts anew.
+        """
+        from kr_utils import resume
+
+        key = fingerprint(state_owner(self.parts))
+        state = resume.State(self.file(folders.STATE) / name, key, folders.interval())
+        if name in self.handed:
+            state.clear()
+        self.handed.add(name)
+        return state
 
     def file(self, name: str) -> Path:
         """Where to write an artefact; InputError after `finish` (a notebook's last cell was run twice)."""
@@ -174,8 +206,11 @@ class Stage:
 
         np.savez_compressed(self.file(name), **{key: np.asarray(value) for key, value in arrays.items()})
 
-    def finish(self, results: dict) -> Path:
-        """Write metrics.json, then manifest.json, then give the folder its final name."""
+    def finish(self, results: dict, timing: dict | None = None) -> Path:
+        """Write metrics.json, then manifest.json, from which on the stage is done, then give the folder its final name.
+
+        timing : speeds and durations; they go to the manifest, for metrics must not differ from run to run
+        """
         self.write_json("metrics.json", results)
         manifest = {
             "format": FORMAT,
@@ -186,23 +221,25 @@ class Stage:
             "versions": versions(),
             "hardware": hardware(),
             "started": datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.time() - self.started, 1),
+            "seconds": round(self.earlier + time.time() - self.started, 1),
+            "starts": self.starts,
+            "timing": timing or {},
             "files": {p.name: _stamp(p) for p in sorted(self.folder.iterdir()) if p.is_file()},
         }
         self.write_json("manifest.json", manifest)
-        old = self.final.with_name(self.final.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.final.exists():
-            self.final.rename(old)
-        self.folder.rename(self.final)
-        shutil.rmtree(old, ignore_errors=True)
+        settle(self.final)
         return self.final
+
+
+def settle(final: Path) -> None:
+    """Finish what a kill interrupted while a stage's folders were renamed. For writers: nobody else may be at work."""
+    folders.settle(final, lambda path: _read(path) is not None)
 
 
 def begin(
     stage: str, budget, *, dataset: str, profile: str, seed: int, checksum: str, runs_dir: str | Path = ""
 ) -> Stage:
-    """Open a stage for writing, in an empty partial folder.
+    """Open a stage for writing, in an empty partial folder or in that of a killed start of the very same work.
 
     Parameters
     ----------
@@ -217,6 +254,7 @@ def begin(
     root = runs_root(str(runs_dir))
     upstream = {}
     for need in STAGES[stage][1]:
+        settle(stage_dir(root, profile, dataset, seed, need))
         done = read(stage_dir(root, profile, dataset, seed, need))
         if done is None:
             notebook = STAGES[need][0]
@@ -241,20 +279,19 @@ def begin(
         }
     prints = {name: done.manifest["fingerprint"] for name, done in upstream.items()}
     parts = ingredients(stage, dataset, seed, asdict(budget), checksum, prints)
-    opened = Stage(
-        stage,
-        stage_dir(root, profile, dataset, seed, stage),
-        parts,
-        {"dataset": dataset, "profile": profile, "seed": seed},
-        upstream,
-    )
-    shutil.rmtree(opened.folder, ignore_errors=True)
-    opened.folder.mkdir(parents=True)
-    return opened
+    final = stage_dir(root, profile, dataset, seed, stage)
+    settle(final)
+    owner = state_owner(parts)
+    earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
+    parameters = {"dataset": dataset, "profile": profile, "seed": seed}
+    return Stage(stage, final, parts, parameters, upstream, earlier, starts)
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old or the new content, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves is written over by the next
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

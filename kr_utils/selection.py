@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kr_utils import classifier, generator, sampling, seeds, together
+from kr_utils import classifier, generator, resume, sampling, seeds, together
 from kr_utils.data import Split
 from kr_utils.recycling import Knobs, SyntheticStream, train_student
 
@@ -35,23 +35,33 @@ def short_students(
     augment: classifier.Augmentation,
     seed: int,
     device: str = "cpu",
+    state: resume.State | None = None,
 ) -> list[dict]:
-    """Train one short GKD Student per job (Generator, knobs, number k), several side by side where that is faster.
+    """Train one short GKD Student per job (Generator, knobs, number k), several jobs side by side.
+
+    state : where the training of a single job is saved; several side by side save nothing
 
     Returns
     -------
-    one dict per job: correct (bool per validation image), val_loss, accepted and draws (lists, one entry a set)
+    one dict per job: correct (bool tensor, per validation image), val_loss, accepted and draws (lists, a value per set)
     """
     streams = [
         SyntheticStream(
-            model, knobs, counts, seed=seeds.derive(seed, "selection", k), period=period, teacher=teacher, device=device
+            model,
+            knobs,
+            counts,
+            seed=seeds.derive(seed, "selection", k),
+            period=period,
+            teacher=teacher,
+            device=device,
+            state=state if len(jobs) == 1 else None,
         )
         for model, knobs, k in jobs
     ]
     own = [seeds.derive(seed, "short student", k) for _, _, k in jobs]
     if len(jobs) == 1:
         shared = {"classes": len(counts), "epochs": epochs, "augment": augment, "teacher": teacher, "device": device}
-        students = [train_student(recipe, streams[0], val, seed=own[0], **shared)[0]]
+        students = [train_student(recipe, streams[0], val, seed=own[0], state=state, **shared)[0]]
     else:
         sizes = (len(counts), val.images.shape[1], recipe["width"], recipe["depth"])
         students = [classifier.build(*sizes, k).to(device) for k in own]
@@ -60,7 +70,7 @@ def short_students(
     labels, out = val.labels.cpu(), []
     for student, stream in zip(students, streams):
         logits = classifier.predict(student, val.images).cpu()
-        correct = (logits.argmax(1) == labels).numpy()
+        correct = logits.argmax(1) == labels
         found = {"correct": correct, "val_loss": F.cross_entropy(logits, labels).item()}
         out.append(found | {"accepted": list(stream.accepted.values()), "draws": list(stream.draws.values())})
     return out
@@ -75,7 +85,7 @@ def summarise(knobs: Knobs, students: list[dict]) -> dict:
     of drawn images that pass the filter), cost (network evaluations per kept image), correct
     (per validation image, the share of Students that classify it correctly)
     """
-    correct = np.array([student["correct"] for student in students])
+    correct = torch.stack([student["correct"] for student in students]).numpy()
     each = correct.mean(axis=1)
     return {
         **knobs.__dict__,
@@ -99,11 +109,12 @@ class Search:
     Parameters
     ----------
     val : real validation images
+    state : where Students, in training or scored, are saved; None saves nothing
     shared : the other arguments of `short_students`
     """
 
-    def __init__(self, val: Split, *, students: int, **shared):
-        self.val, self.students, self.shared = val, students, shared
+    def __init__(self, val: Split, *, students: int, state: resume.State | None = None, **shared):
+        self.val, self.students, self.state, self.shared = val, students, state, shared
         on_gpu = torch.device(shared.get("device", "cpu")).type == "cuda"
         self.workers, self.group = (1, TOGETHER) if on_gpu else (torch.get_num_threads(), 1)
         self.pool = None
@@ -132,20 +143,20 @@ class Search:
 
     def _run(self, groups: list[list]) -> Iterable[list[dict]]:
         if self.workers == 1:
-            return (_train(group, self.val, self.shared) for group in groups)
+            return (_train(group, self.val, self.shared, self.state) for group in groups)
         if self.pool is None:
             # Fresh processes: a forked one would inherit torch's threads in an unusable state.
             context = multiprocessing.get_context("spawn")
-            self.pool = ProcessPoolExecutor(self.workers, context, _prepare, (self.val, self.shared))
+            self.pool = ProcessPoolExecutor(self.workers, context, _prepare, (self.val, self.shared, self.state))
         return self.pool.map(_train, groups)
 
 
 _worker: dict = {}  # what a worker process was prepared with
 
 
-def _prepare(val: Split, shared: dict) -> None:
+def _prepare(*given) -> None:
     torch.set_num_threads(1)
-    _worker.update(val=val, shared=shared)
+    _worker.update(zip(("val", "shared", "state"), given))
 
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()
@@ -154,10 +165,25 @@ def _prepare(val: Split, shared: dict) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _train(group: list, val: Split | None = None, shared: dict | None = None) -> list[dict]:
-    val, shared = (_worker["val"], _worker["shared"]) if shared is None else (val, shared)
-    models = {path: generator.load(path, shared.get("device", "cpu")) for path, _, _ in group}
-    return short_students([(models[path], knobs, k) for path, knobs, k in group], val, **shared)
+def _train(group: list, val: Split | None = None, shared: dict | None = None, state=None) -> list[dict]:
+    if shared is None:
+        val, shared, state = _worker["val"], _worker["shared"], _worker["state"]
+
+    def students(saved: resume.State | None = None) -> list[dict]:
+        models = {path: generator.load(path, shared.get("device", "cpu")) for path, _, _ in group}
+        return short_students([(models[path], knobs, k) for path, knobs, k in group], val, state=saved, **shared)
+
+    mine = [state and state.part(f"{Path(path).stem} {knobs} student{k}") for path, knobs, k in group]
+    if len(group) == 1:
+        return [resume.once(mine[0], lambda: students(mine[0] and mine[0].part("training"))[0])]
+    stored = [saved and saved.load() for saved in mine]
+    if all(stored):
+        return stored
+    made = students()  # side by side they are quick enough to be made again
+    for saved, student in zip(mine, made):
+        if saved:
+            saved.save(student)
+    return made
 
 
 def best(rows: list[dict]) -> dict:

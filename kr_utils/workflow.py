@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kr_utils import InputError, fingerprints, profiles, runs
+from kr_utils import InputError, fingerprints, folders, profiles, runs
 
 SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "AUC real", "AUC Student", "minutes")
 
@@ -84,6 +85,7 @@ def plan(
     overrides : as `parse_settings` makes them
     root, figures : absolute folders of runs and figures
     """
+    folders.interval()  # refuses a bad KR_SAVE_SECONDS before anything runs
     jobs: list[Job] = []
     wanted = stages_until(until)
     common = {"profile": profile, "runs_dir": str(root), "interactive": False}
@@ -141,6 +143,16 @@ def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, 
 
 def _figures_stand(done: runs.Done, figures: Path) -> bool:
     return all((figures / name).is_file() for name in done.metrics.get("figures", []))
+
+
+def tidy(job: Job) -> None:
+    """Put right what a kill left around a result that stands: folders half renamed, the notebook's copy not moved."""
+    runs.settle(job.folder)
+    done, copy = runs.read(job.folder), job.folder.with_name(f"{job.folder.name}.failed.ipynb")
+    if done and copy.is_file() and not (job.folder / "notebook.ipynb").exists():
+        made = datetime.datetime.fromtimestamp(copy.stat().st_mtime, datetime.UTC)
+        if made >= datetime.datetime.fromisoformat(done.manifest["started"]):
+            shutil.move(copy, job.folder / "notebook.ipynb")
 
 
 def summary(jobs: list[Job], seconds: dict[Job, float]) -> list[list[str]]:

@@ -196,3 +196,12 @@ def test_training_survives_narrow_networks_and_odd_batches():
         options = {"epochs": 60, "batch": 61, "lr": 0.01, "weight_decay": 0, "augment": classifier.Augmentation()}
         classifier.fit(classifier.build(2, 1, 8, 8, 0), lambda epoch: split, split, seed=0, **options)"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_weights_files_have_the_same_bytes_in_every_process(tmp_path):
+    """safetensors writes several entries of metadata in an order that changes from process to process."""
+    code = "from pathlib import Path; import sys; from kr_utils import classifier as c; "
+    code += "c.save(c.build(3, 1, 8, 8, 0), Path(sys.argv[1]))"
+    for k in range(3):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{k}.safetensors")], check=True, timeout=120)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
