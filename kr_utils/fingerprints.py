@@ -30,7 +30,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Files that draw or store but cannot change a number; only 08, which is all drawing, depends on the first two.
 DRAWING = {"plots", "explore"}
-PLUMBING = {"runs", "fingerprints", "profiles", "workflow"}
+PLUMBING = {"runs", "fingerprints", "profiles", "workflow", "paths", "stamps"}
 
 
 def code_hashes(stage: str) -> dict[str, str]:
@@ -61,6 +61,9 @@ def code_hashes(stage: str) -> dict[str, str]:
         text = file.read_text(encoding="utf-8")
         hashes[name] = _code_hash(text)
         todo |= _imports(text)
+    if "plots" in hashes:
+        style = (ROOT / "kr_utils/kr.mplstyle").read_bytes()
+        hashes["kr.mplstyle"] = hashlib.sha256(style).hexdigest()[:16]
     return hashes
 
 
@@ -116,7 +119,8 @@ def what_changed(old: dict, new: dict) -> str:
             reasons.append(f"{key} {before} -> {after}")
     for key in sorted(set(old.get("code", {})) | set(new["code"])):
         if old.get("code", {}).get(key) != new["code"].get(key):
-            reasons.append("the notebook's code changed" if key == "notebook" else f"{key}.py changed")
+            file = key if "." in key else f"{key}.py"
+            reasons.append("the notebook's code changed" if key == "notebook" else f"{file} changed")
     if old.get("checksum") != new["checksum"]:
         reasons.append("the data changed")
     for key in sorted(set(old.get("upstream", {})) | set(new["upstream"])):

@@ -9,33 +9,34 @@ from __future__ import annotations
 
 import csv
 import datetime
-import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kr_utils import InputError
+from kr_utils import InputError, paths, stamps
 from kr_utils.fingerprints import ROOT, STAGES, fingerprint, git_commit, hardware, ingredients, versions
 
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = 1  # of the manifest
+FORMAT = 2  # of the manifest
 
 
 def runs_root(given: str = "") -> Path:
     """`given`, else the variable KR_RUNS, else runs/ in the repository; absolute."""
-    return Path(given or os.environ.get("KR_RUNS", "") or ROOT / "runs").expanduser().resolve()
+    return paths.absolute(given or os.environ.get("KR_RUNS", "") or ROOT / "runs", "--runs-dir" if given else "KR_RUNS")
 
 
 def figures_root(given: str = "") -> Path:
     """`given`, else the variable KR_FIGURES, else figures/ in the repository; absolute."""
-    return Path(given or os.environ.get("KR_FIGURES", "") or ROOT / "figures").expanduser().resolve()
+    chosen = given or os.environ.get("KR_FIGURES", "") or ROOT / "figures"
+    return paths.absolute(chosen, "--figures-dir" if given else "KR_FIGURES")
 
 
 def stage_dir(root: Path, profile: str, dataset: str, seed: int, stage: str) -> Path:
@@ -56,17 +57,24 @@ class Done:
     metrics: dict
 
     def file(self, name: str) -> Path:
-        return self.path / name
+        """The artefact's path, for a reader; InputError unless its whole content is as the manifest says."""
+        path, stamp = self.path / name, self.manifest["files"].get(name)
+        if stamp is None or not stamps.stands(path, stamp, whole=True):
+            raise InputError(
+                f"{path}: damaged or not of this result; run notebooks/{self.path.name}.ipynb again, or delete "
+                f"{self.path} and `python run_all.py` makes it anew"
+            )
+        return path
 
     def npz(self, name: str) -> dict[str, np.ndarray]:
         import numpy as np
 
-        with np.load(self.path / name, allow_pickle=False) as archive:
+        with np.load(self.file(name), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
 
     def csv(self, name: str) -> list[dict]:
         """Rows of a CSV file, numbers as floats."""
-        with open(self.path / name, newline="", encoding="utf-8") as file:
+        with open(self.file(name), newline="", encoding="utf-8") as file:
             return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
@@ -78,26 +86,30 @@ def _number(text: str) -> float | str:
 
 
 def read(path: Path) -> Done | None:
-    """The finished stage in `path`, or None where there is none or its manifest cannot be used."""
+    """The finished stage in `path`, or None where there is none, or where anything in it is not as it was written.
+
+    A manifest must be sealed, of this format, and lie where it was made; its files must be as it says.
+    """
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        results = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or manifest["fingerprint"] != fingerprint(manifest["ingredients"]):
+        manifest = json.loads(stamps.text(path / "manifest.json"))
+        seal = manifest.pop("seal")
+        if manifest["format"] != FORMAT or seal != fingerprint(manifest):
             return None
-        if any(_stamp(path / name) != stamp for name, stamp in manifest["files"].items()):
+        if manifest["fingerprint"] != fingerprint(manifest["ingredients"]) or not _lies_in(path, manifest):
             return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if not all(stamps.stands(path / name, stamp) for name, stamp in manifest["files"].items()):
+            return None
+        results = json.loads(stamps.text(path / "metrics.json"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return Done(path, manifest, results)
 
 
-def _stamp(path: Path) -> list:
-    """[size, SHA-256] of a file; large files (weights) go by their size alone, so that reading stays cheap."""
-    size = path.stat().st_size
-    if size > 2**20:
-        return [size, None]
-    with open(path, "rb") as file:
-        return [size, hashlib.file_digest(file, "sha256").hexdigest()]
+def _lies_in(path: Path, manifest: dict) -> bool:
+    """Whether a manifest belongs to its folder: one copied or renamed to another seed or dataset explains nothing."""
+    parts, where = manifest["ingredients"], manifest["parameters"]
+    own = stage_dir(Path(), where["profile"], parts["dataset"], parts["seed"], parts["stage"])
+    return path.parts[-len(own.parts) :] == own.parts
 
 
 def plain(value):
@@ -109,7 +121,7 @@ def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
     """All finished stages of a profile: (dataset, seed) -> stage -> Done, in order."""
     found: dict[tuple[str, int], dict[str, Done]] = {}
     for folder in sorted((root / profile).glob("*/seed*"), key=lambda p: (p.parent.name, len(p.name), p.name)):
-        if not folder.name[4:].isdigit():
+        if not re.fullmatch("seed(0|[1-9][0-9]{0,9})", folder.name):
             continue
         done = {s: read(folder / STAGES[s][0]) for s in STAGES if s != "compare"}
         done = {stage: item for stage, item in done.items() if item is not None}
@@ -187,9 +199,9 @@ class Stage:
             "hardware": hardware(),
             "started": datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
-            "files": {p.name: _stamp(p) for p in sorted(self.folder.iterdir()) if p.is_file()},
+            "files": {p.name: stamps.stamp(p) for p in sorted(self.folder.iterdir()) if p.is_file()},
         }
-        self.write_json("manifest.json", manifest)
+        self.write_json("manifest.json", {**manifest, "seal": fingerprint(manifest)})
         old = self.final.with_name(self.final.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if self.final.exists():
@@ -214,6 +226,8 @@ def begin(
     InputError
         A stage that this one reads is not finished; the message says how to run it.
     """
+    if type(seed) is not int or not 0 <= seed < 2**31:
+        raise InputError(f"seed is {str(seed)[:40]!r}; give a whole number from 0 to {2**31 - 1}")
     root = runs_root(str(runs_dir))
     upstream = {}
     for need in STAGES[stage][1]:

@@ -59,6 +59,8 @@ def parse_settings(settings: list[str], profile: str) -> dict[str, dict]:
         if not (equals and dot and stage and field):
             raise InputError(f"--set {text[:80]!r}: write stage.field=value, such as generator.steps=3000")
         parsed = profiles.budget(stage, profile, {field: value.strip()})
+        if out.get(stage, {}).get(field, getattr(parsed, field)) != getattr(parsed, field):
+            raise InputError(f"--set {stage}.{field} is given twice, with different values; keep one")
         out.setdefault(stage, {})[field] = getattr(parsed, field)
     return out
 
