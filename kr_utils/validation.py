@@ -96,16 +96,17 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             most = f"more than the {limit / 2**30:.1f} GiB that can be read here"
             raise InputError(f"{path}: declares {size / 2**30:.1f} GiB unpacked, {most}; use a smaller file")
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in KEYS if key in archive.files}  # nothing else is even opened
+            arrays = {key: archive[key] for key in KEYS if key in archive.files}  # nothing else is even opened
+        if raw := [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]:
+            raise InputError(f"{path}: {raw[0]} is no array but raw bytes; write the file with numpy.savez")
+        return arrays
     except InputError:
         raise
     except PermissionError as error:
         raise InputError(f"{path}: you may not read this file; get permission or name another folder") from error
-    except ValueError as error:  # numpy's word for an object array or a malformed header
-        raise InputError(
-            f"{path}: not readable without pickle ({one_line(error)}); store plain numeric arrays"
-        ) from error
     except Exception as error:  # zip, zlib, numpy's and even Python's parser fail in many ways on damaged bytes
+        if isinstance(error, ValueError) and "pickle" in str(error):  # numpy's word for an object array
+            raise InputError(f"{path}: not readable without pickle; store plain numeric arrays") from error
         raise InputError(f"{path}: damaged or not an npz file ({one_line(error)}); fetch it again") from error
 
 
