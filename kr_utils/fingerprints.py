@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -50,7 +51,7 @@ def code_hashes(stage: str) -> dict[str, str]:
     code = "\n".join(sources)
     ignored = PLUMBING if stage == "compare" else PLUMBING | DRAWING
     try:
-        hashes, todo = {"notebook": _code_hash(code)}, _imports(code)
+        hashes, todo = {"notebook": _code_hash(code)}, set(_imports(code))
     except SyntaxError as error:
         raise InputError(f"{path}: not valid Python ({error.msg}: {(error.text or '').strip()[:60]!r})") from error
     while todo:
@@ -67,6 +68,7 @@ def code_hashes(stage: str) -> dict[str, str]:
     return hashes
 
 
+@functools.lru_cache(maxsize=256)  # a plan asks for the same files for every stage, dataset and seed
 def _code_hash(code: str) -> str:
     tree = ast.parse(code)
     for node in ast.walk(tree):
@@ -75,7 +77,8 @@ def _code_hash(code: str) -> str:
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
 
 
-def _imports(code: str) -> set[str]:
+@functools.lru_cache(maxsize=256)
+def _imports(code: str) -> frozenset[str]:
     """Names of the kr_utils modules that this code imports."""
     found = set()
     for node in ast.walk(ast.parse(code)):
@@ -85,7 +88,7 @@ def _imports(code: str) -> set[str]:
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("kr_utils.")}
-    return found
+    return frozenset(found)
 
 
 def ingredients(stage: str, dataset: str, seed: int, budget: dict, checksum: str, upstream: dict[str, str]) -> dict:

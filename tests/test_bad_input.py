@@ -36,6 +36,16 @@ def finish(stage="start", root="", seed=0, checksum=NOTHING, large=0, **override
     return opened.finish({"accuracy": 0.5})
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A runs folder with finished stages of digits, made once and copied by each test (git is asked for each stage)."""
+    root = tmp_path_factory.mktemp("finished")
+    checksum = data.check("digits")
+    for stage in ("teacher", "generator", "checkpoints"):
+        finish(stage, root, checksum=checksum, large=2**21 if stage == "teacher" else 0)
+    return root
+
+
 def snapshot(folder):
     """Every path below a folder with its bytes."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
@@ -219,12 +229,20 @@ def offline(monkeypatch):
     monkeypatch.setattr(medmnist.BreastMNIST, "__init__", refuse)
 
 
-def check_refused(argv, words, tmp_path, capsys, monkeypatch, code=2):
-    """One error line with the words, the exit code, and what was there before as it was."""
+@pytest.fixture
+def stays(tmp_path, monkeypatch, finished):
+    """The working folder holds results that must stay as they are; and no stage may start."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(workflow, "execute", started)
-    old = finish(root=tmp_path / "runs")
-    before = snapshot(old)
+    shutil.copytree(finished, tmp_path / "runs")
+    before = snapshot(tmp_path / "runs")
+    yield
+    assert snapshot(tmp_path / "runs") == before
+    assert not (tmp_path / "hacked").exists()
+
+
+def check_refused(argv, words, capsys, code=2):
+    """One error line with the words, and the exit code."""
     got, _, lines = drive(["--profile", "smoke", *argv], capsys)
     errors = [line for line in lines if "error: " in line]
     assert got == code, lines
@@ -233,31 +251,29 @@ def check_refused(argv, words, tmp_path, capsys, monkeypatch, code=2):
     assert words in errors[0]
     assert len(errors[0]) < 700
     assert "Traceback" not in "".join(lines)
-    assert snapshot(old) == before
-    assert not (tmp_path / "hacked").exists()
     return errors[0]
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_bad_files(case, tmp_path, capsys, monkeypatch, offline):
+def test_bad_files(case, tmp_path, capsys, stays, offline):
     write, words = FILES[case]
     (tmp_path / "data").mkdir()
     path = tmp_path / "data/breastmnist.npz"
     write(path)
     argv = ["--datasets", "breastmnist", "--data-root", path.parent]
-    line = check_refused(argv, words, tmp_path, capsys, monkeypatch)
+    line = check_refused(argv, words, capsys)
     assert str(path) in line or ("put breastmnist.npz" in line and str(path.parent) in line), "says where"
 
 
-def test_more_than_this_machine_can_hold_is_refused_unread(tmp_path, capsys, monkeypatch):
+def test_more_than_this_machine_can_hold_is_refused_unread(tmp_path, capsys, monkeypatch, stays):
     npz()(tmp_path / "breastmnist.npz")
     monkeypatch.setattr(validation, "_memory", lambda: 10_000)
     monkeypatch.setattr(np, "load", started)
     argv = ["--datasets", "breastmnist", "--data-root", tmp_path]
-    check_refused(argv, "GiB that can be read here", tmp_path, capsys, monkeypatch)
+    check_refused(argv, "GiB that can be read here", capsys)
 
 
-def test_damaged_fashionmnist_is_refused(tmp_path, capsys, monkeypatch):
+def test_damaged_fashionmnist_is_refused(tmp_path, capsys, stays):
     """torchvision's own reader fails with assertions and KeyErrors on damaged files, which are no RuntimeError."""
     raw = tmp_path / "data/FashionMNIST/raw"
     raw.mkdir(parents=True)
@@ -265,7 +281,7 @@ def test_damaged_fashionmnist_is_refused(tmp_path, capsys, monkeypatch):
         for kind in ("images-idx3", "labels-idx1"):
             (raw / f"{part}-{kind}-ubyte").write_bytes(b"\x00\x00\xff\x09" + bytes(100))
     argv = ["--datasets", "fashionmnist", "--data-root", tmp_path / "data"]
-    check_refused(argv, "FashionMNIST files are damaged", tmp_path, capsys, monkeypatch)
+    check_refused(argv, "FashionMNIST files are damaged", capsys)
 
 
 @pytest.mark.parametrize("closed", ["file", "folder"])
@@ -373,9 +389,9 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_bad_options(case, tmp_path, capsys, monkeypatch):
+def test_bad_options(case, capsys, stays):
     argv, words = OPTIONS[case]
-    check_refused(argv, words, tmp_path, capsys, monkeypatch)
+    check_refused(argv, words, capsys)
 
 
 VARIABLES = {
@@ -389,12 +405,12 @@ VARIABLES = {
 
 
 @pytest.mark.parametrize("case", VARIABLES)
-def test_bad_environment(case, tmp_path, capsys, monkeypatch):
+def test_bad_environment(case, tmp_path, capsys, monkeypatch, stays):
     variables, words = VARIABLES[case]
     (tmp_path / "loop").symlink_to("loop")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    check_refused([], words, tmp_path, capsys, monkeypatch)
+    check_refused([], words, capsys)
 
 
 def test_no_home_is_needed_for_digits(tmp_path, capsys, monkeypatch):
@@ -521,11 +537,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_a_damaged_result_is_not_done_and_those_after_it_say_what_to_run(case, tmp_path, capsys):
-    checksum = data.check("digits")
-    path = finish("teacher", checksum=checksum, large=2**21)
-    finish("generator", checksum=checksum)
-    finish("checkpoints", checksum=checksum)
+def test_a_damaged_result_is_not_done_and_those_after_it_say_what_to_run(case, tmp_path, capsys, finished):
+    shutil.copytree(finished, tmp_path / "runs")
+    path, checksum = tmp_path / "runs/smoke/digits/seed0/01_teacher", data.check("digits")
     argv = ["--profile", "smoke", "--until", "checkpoints", "--dry-run"]
     plan = drive(argv, capsys)[1]
     assert [line.split()[0] for line in plan] == ["run", "reuse", "reuse", "reuse"]
