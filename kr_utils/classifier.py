@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,9 +269,9 @@ def fit(
 
 
 def save(model: ResNet, path: Path) -> None:
-    """Weights as safetensors, the network's sizes in its metadata."""
+    """Weights as safetensors, the network's sizes in its metadata (one entry: safetensors shuffles several)."""
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(state, path, metadata={key: str(value) for key, value in model.config.items()})
+    save_file(state, path, metadata={"config": json.dumps(model.config)})
 
 
 def load(path: Path, device: str = "cpu") -> ResNet:
@@ -278,7 +279,7 @@ def load(path: Path, device: str = "cpu") -> ResNet:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        config = {key: int(value) for key, value in file.metadata().items()}
+        config = json.loads(file.metadata()["config"])
     model = ResNet(**config)
     model.load_state_dict(load_file(path))
     return model.to(device, memory_format=torch.channels_last).eval()

@@ -184,7 +184,10 @@ class Stage:
     def write_npz(self, name: str, **arrays: np.ndarray) -> None:
         import numpy as np
 
-        np.savez_compressed(self.file(name), **{key: np.asarray(value) for key, value in arrays.items()})
+        plain = {key: np.asarray(value) for key, value in arrays.items()}
+        if objects := [key for key, value in plain.items() if value.dtype.hasobject]:  # numpy would pickle them
+            raise TypeError(f"{name}: {objects[0]} holds Python objects; store numbers")
+        np.savez_compressed(self.file(name), **plain)
 
     def finish(self, results: dict) -> Path:
         """Write metrics.json, then manifest.json, then give the folder its final name."""

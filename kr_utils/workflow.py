@@ -210,7 +210,7 @@ def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> flo
             cwd=str(fingerprints.NOTEBOOKS),
             progress_bar=False,
             stdout_file=_Lines(on_line),
-            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about TCP on loopback
+            extra_arguments=["--IPKernelApp.log_level=50"],  # nothing about TCP on loopback or its own shutdown
         )
     except PapermillExecutionError as error:
         reason = str(error.evalue).strip().splitlines() or [""]
