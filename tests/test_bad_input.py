@@ -12,15 +12,29 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
+import torch
 from conftest import med_arrays
 
 import run_all
-from kr_utils import InputError, data, fingerprints, profiles, runs, validation, workflow
+from kr_utils import (
+    InputError,
+    classifier,
+    data,
+    fingerprints,
+    generator,
+    profiles,
+    runs,
+    sampling,
+    validation,
+    workflow,
+)
 
 ROOT = fingerprints.ROOT
 NOTHING = "0" * 64
@@ -285,36 +299,56 @@ def test_damaged_fashionmnist_is_refused(tmp_path, capsys, stays):
 
 
 @pytest.mark.parametrize("closed", ["file", "folder"])
-def test_a_file_that_one_may_not_read(closed, tmp_path):
-    """As another user: root may read everything."""
-    npz()(tmp_path / "breastmnist.npz")
-    (tmp_path / ("breastmnist.npz" if closed == "file" else "")).chmod(0)
-    seen, told = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            if os.getuid() == 0:
-                tmp_path.parent.parent.parent.chmod(0o711)
-                for folder in (tmp_path.parent, tmp_path.parent.parent):
-                    folder.chmod(0o711)
-                if closed == "file":
-                    tmp_path.chmod(0o711)
-                os.setgroups([])
-                os.setuid(65534)
+def test_a_file_that_one_may_not_read(closed):
+    """As another user where the test runs as root, who may read everything; in a folder that all may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        npz()(folder / "breastmnist.npz")
+        folder.chmod(0o755)
+        (folder / "breastmnist.npz" if closed == "file" else folder).chmod(0)
+        seen, told = os.pipe()
+        child = os.fork()
+        if not child:
             try:
-                os.write(told, data.check("breastmnist", str(tmp_path)).encode())
-            except Exception as error:  # told by its name below
+                if os.getuid() == 0:
+                    os.setgroups([])
+                    os.setuid(65534)
+                os.write(told, data.check("breastmnist", name).encode())
+            except Exception as error:  # its kind and line are compared below
                 os.write(told, f"{type(error).__name__}: {error}".encode())
-        finally:
-            os._exit(0)
-    os.close(told)
-    with os.fdopen(seen) as pipe:
-        line = pipe.read()
-    os.waitpid(child, 0)
-    tmp_path.chmod(0o700)
+            finally:
+                os._exit(0)
+        os.close(told)
+        with os.fdopen(seen) as pipe:
+            line = pipe.read()
+        os.waitpid(child, 0)
+        folder.chmod(0o755)
     assert line.startswith("InputError: ")
-    assert str(tmp_path) in line
+    assert name in line
     assert "get permission or name another" in line
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (12, 14), (27, 15), (8, 64)])
+def test_what_is_odd_but_fine_trains_and_samples(shape, tmp_path):
+    """Oblong, odd-sided and tiny images, and fewer of them than a batch holds."""
+    rng, arrays = np.random.default_rng(0), med_arrays(n=(5, 2, 2))
+    for split in data.SPLITS:
+        images = rng.integers(0, 256, (len(arrays[f"{split}_labels"]), *shape), dtype=np.uint8)
+        arrays[f"{split}_images"] = images
+    np.savez(tmp_path / "breastmnist.npz", **arrays)
+    ds = data.load("breastmnist", str(tmp_path))
+    assert ds.shape == (1, *shape)
+    model = classifier.build(2, 1, 8, 8, seed=0)
+    augment = classifier.Augmentation.for_dataset(ds.info, ds.shape[1], 0.25)
+    options = {"epochs": 2, "batch": 64, "lr": 0.1, "weight_decay": 5e-4, "augment": augment, "seed": 0}
+    history = classifier.fit(model, lambda epoch: ds.train, ds.val, **options)
+    assert all(np.isfinite(row["train_loss"]) for row in history)
+    made = generator.build(2, ds.train.images, width=8, levels=3, layers=1, fold=1, seed=0)
+    options = {"steps": 2, "batch": 64, "lr": 1e-3, "ema_decay": 0.9, "label_dropout": 0.1, "checkpoints": 1, "seed": 0}
+    generator.fit(made, ds.train.images, ds.train.labels, hflip=True, vflip=False, **options)
+    images = sampling.sample(made, torch.tensor([0, 1]), seed=0, steps=3)
+    assert images.shape == (2, 1, *shape)
+    assert images.float().std() > 0
 
 
 # ----------------------------------------------------- names and numbers on the command line
