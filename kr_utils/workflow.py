@@ -118,7 +118,7 @@ def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, 
     done = runs.read(folder)
     now = fingerprints.fingerprint(parts)
     if done is None:
-        reason = "its files are incomplete" if folder.exists() else "not run yet"
+        reason = "its files are incomplete, damaged or of another version" if folder.exists() else "not run yet"
     elif force:
         reason = "--force"
     elif done.manifest["fingerprint"] != now:

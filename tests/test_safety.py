@@ -24,8 +24,8 @@ CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "t
 
 
 def sources():
-    """(name, parsed code) of everything that runs: modules, driver, every cell of every notebook."""
-    for path in [ROOT / "run_all.py", *sorted((ROOT / "kr_utils").glob("*.py"))]:
+    """(name, parsed code) of everything that runs: modules, driver, benchmarks, every cell of every notebook."""
+    for path in [ROOT / "run_all.py", *sorted(ROOT.glob("kr_utils/*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]:
         yield path.name, ast.parse(path.read_text(encoding="utf-8"))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for number, cell in enumerate(nbformat.read(path, as_version=4)["cells"]):
@@ -159,6 +159,7 @@ def test_hostile_parameters_reach_a_real_notebook_as_data(tmp_path):
 
 # What others write at their first import: matplotlib its fonts, IPython and Jupyter an empty profile and the kernel's
 # connection file, medmnist an empty folder. Python's own __pycache__ lies beside the code.
+TOOLS = {"__pycache__", ".git", ".pytest_cache", ".ruff_cache", ".hypothesis", ".venv"}
 CACHES = {".cache", ".config", ".ipython", ".local", ".medmnist"}
 
 
@@ -183,7 +184,7 @@ class Ran:
         for path in (self.data, self.home, self.cwd, self.temporary):
             path.mkdir()
         np.savez(self.data / "breastmnist.npz", **med_arrays(n=(64, 32, 32)))
-        self.repository = listing(ROOT, ("__pycache__", ".git"))
+        self.repository = listing(ROOT, TOOLS)
         self.first = self.run(self.call())
 
     def call(self, *more, runs_dir=None):
@@ -212,7 +213,7 @@ def test_hostile_folder_names_are_names_and_nothing_is_written_elsewhere(ran):
     assert runs.read(ran.stage("01_teacher"))
     assert_no_pickle_inside(ran.runs)
     assert not list(ran.folder.rglob("hacked"))
-    assert listing(ROOT, ("__pycache__", ".git")) == ran.repository, "the repository is as it was"
+    assert listing(ROOT, TOOLS) == ran.repository, "the repository is as it was"
     assert list(listing(ran.cwd)) == []
     assert list(listing(ran.data)) == ["breastmnist.npz"]
     assert {path.name for path in ran.home.iterdir()} <= CACHES
@@ -228,7 +229,7 @@ def test_damaged_weights_are_made_again_with_the_same_bytes(ran):
     again = ran.run(ran.call())
     assert again.returncode == 0, again.stderr
     assert "00_start_here  reused" in again.stdout
-    assert "01_teacher  (its files are incomplete)" in again.stdout
+    assert "01_teacher  (its files are incomplete, damaged or of another version" in again.stdout
     assert weights.read_bytes() == good
 
 
