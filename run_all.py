@@ -181,15 +181,14 @@ def main(argv: list[str] | None = None) -> int:
         if not failures and jobs[-1].stage == "compare":
             reporter.say(f"figures and tables: {figures / args.profile}")
         return 1 if failures else 0
-    except InputError as error:
+    except Exception as error:
         if args.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if args.debug:
-            raise
-        print(f"error: {error}; what was finished is kept", file=sys.stderr)
+        if isinstance(error, InputError):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        reason = " ".join(str(error).split())[:300]  # a full disk below the driver itself, say; or its own mistake
+        print(f"error: {type(error).__name__}: {reason}; what was finished is kept; see --debug", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; finished stages are kept: the same command goes on from here", file=sys.stderr)

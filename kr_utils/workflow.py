@@ -192,7 +192,7 @@ def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> flo
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(fingerprints.ROOT), os.environ.get("PYTHONPATH", "")]))
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     import papermill
-    from papermill.exceptions import PapermillException, PapermillExecutionError
+    from papermill.exceptions import PapermillExecutionError
 
     notebook = fingerprints.NOTEBOOKS / f"{fingerprints.STAGES[job.stage][0]}.ipynb"
     unknown = set(job.parameters) - declared_parameters(notebook)
@@ -217,7 +217,7 @@ def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> flo
         raise StageFailed(
             f"{notebook.name}, cell {error.cell_index}: {error.ename}: {reason[0]}; see {partial}"
         ) from error
-    except (PapermillException, RuntimeError, OSError) as error:  # nbclient's DeadKernelError is a RuntimeError
+    except Exception as error:  # a dead or missing kernel, no space, no port: each library has its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise StageFailed(f"{notebook.name}: {reason[0]}; see {partial}") from error
     done = runs.read(job.folder)

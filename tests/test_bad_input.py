@@ -505,6 +505,35 @@ def test_a_read_only_or_full_disk_is_refused_before_anything_runs(options, tmp_p
     assert "name a folder you may write to, with space left" in out.stderr
 
 
+def test_a_missing_kernel_is_a_failed_stage(tmp_path, capsys, monkeypatch):
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    def missing(self, name):
+        raise NoSuchKernel(name)
+
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", missing)
+    code, _, lines = drive(["--profile", "smoke", "--until", "start"], capsys)
+    assert code == 1
+    assert len(lines) == 1
+    assert lines[0].startswith(
+        "failed: digits seed 0  00_start_here: 00_start_here.ipynb: No such kernel named python3"
+    )
+
+
+def test_what_nobody_thought_of_is_one_line_too(capsys, monkeypatch):
+    def broken(*args, **kwargs):
+        raise MemoryError("no room\nfor two lines")
+
+    monkeypatch.setattr(workflow, "plan", broken)
+    code, _, lines = drive(["--profile", "smoke", "--dry-run"], capsys)
+    assert (code, lines) == (
+        1,
+        ["error: MemoryError: no room for two lines; what was finished is kept; see --debug"],
+    )
+    with pytest.raises(MemoryError):
+        drive(["--profile", "smoke", "--dry-run", "--debug"], capsys)
+
+
 # ------------------------------------------------------------------ artefacts
 
 
