@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import med_arrays
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 import run_all
 from kr_utils import (
@@ -426,6 +428,24 @@ OPTIONS = {
 def test_bad_options(case, capsys, stays):
     argv, words = OPTIONS[case]
     check_refused(argv, words, capsys)
+
+
+WORDS = ("--profile", "--datasets", "--seeds", "--data-root", "--runs-dir", "--figures-dir", "--until", "--set")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pairs=st.lists(st.tuples(st.sampled_from(WORDS), st.text(max_size=30)), max_size=3))
+@example(pairs=[("--runs-dir", "\x00")])
+@example(pairs=[("--figures-dir", "\ud800")])
+@example(pairs=[("--data-root", "~\n")])
+@example(pairs=[("--seeds", "²")])
+def test_no_options_whatever_give_a_traceback(pairs, tmp_path, capsys, monkeypatch):
+    """Accepted or refused, nothing else; a dry run of the smallest plan."""
+    monkeypatch.chdir(tmp_path)
+    argv = ["--profile=smoke", "--until=start", "--dry-run", *(f"{option}={value}" for option, value in pairs)]
+    code, out, err = drive(argv, capsys)
+    assert (code, bool(out), len([line for line in err if "error: " in line])) in ((0, True, 0), (2, False, 1)), err
+    assert not list(tmp_path.iterdir()), "a dry run writes nothing"
 
 
 VARIABLES = {
