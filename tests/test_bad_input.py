@@ -639,6 +639,25 @@ def test_a_damaged_result_is_not_done_and_those_after_it_say_what_to_run(case, t
     assert runs.read(path)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(["manifest.json", "metrics.json", "logits.npz", "weights.safetensors"]),
+    place=st.floats(0, 0.999),
+    bits=st.integers(0, 255),
+)
+def test_no_change_of_any_byte_passes(name, place, bits, finished, tmp_path_factory):
+    """Truncated there (bits 0) or changed there: not done, or (a blank in the manifest) read as it was."""
+    path = tmp_path_factory.mktemp("one") / "smoke/digits/seed0/01_teacher"
+    shutil.copytree(finished / "smoke/digits/seed0/01_teacher", path)
+    before, raw = runs.read(path), bytearray((path / name).read_bytes())
+    assert before
+    where = int(place * len(raw))
+    raw = bytearray(raw[:where]) if not bits else raw[:where] + bytes([raw[where] ^ bits]) + raw[where + 1 :]
+    (path / name).write_bytes(raw)
+    after = runs.read(path)
+    assert after is None or (name == "manifest.json" and after == before)
+
+
 @pytest.mark.parametrize("name", ["seed1", "seed01", "seed²", "copy"])
 def test_a_copied_or_renamed_result_explains_nothing(name, tmp_path):
     path = finish("teacher")
