@@ -497,8 +497,8 @@ def test_a_real_process_prints_the_line_and_with_debug_the_traceback(tmp_path):
 
 
 def no_space():
-    """Every write to a file fails from here on, as on a full disk (EFBIG for ENOSPC)."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    """All but the smallest writes fail from here on, as on a full disk (EFBIG for ENOSPC)."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
 
 def mounted(options, script, **more):

@@ -246,8 +246,12 @@ def test_a_disk_that_fills_up_in_a_stage_is_one_line_and_harms_no_result(ran, tm
     """
     size = sum(-(-path.stat().st_size // 4096) * 4096 for path in ran.runs.rglob("*") if path.is_file()) + room
     env = {"MOUNT": str(mount), "RUNS": str(ran.runs), "AFTER": str(after), "SIZE": str(size)}
-    out = ran.run(["unshare", "-rm", "sh", "-c", script, "sh", *ran.call(*more, runs_dir=mount)], env)
-    if out.returncode == 99 or "unshare:" in out.stderr:
+    mountable = (
+        shutil.which("unshare") and not subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode
+    )
+    if mountable:
+        out = ran.run(["unshare", "-rm", "sh", "-c", script, "sh", *ran.call(*more, runs_dir=mount)], env)
+    if not mountable or out.returncode == 99:
         shutil.copytree(ran.runs, after)
         out = ran.run(
             ran.call(*more, runs_dir=after),
