@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 
-from kr_utils import InputError, fingerprints, profiles, runs, workflow
+from kr_utils import InputError, fingerprints, paths, profiles, runs, workflow
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,9 +48,9 @@ def names(text: str, option: str) -> list[str]:
 def whole_numbers(text: str) -> list[int]:
     """Seeds 0 .. 2^31 - 1."""
     for item in names(text, "--seeds"):
-        if not (item.isascii() and item.isdigit() and int(item) < 2**31):
+        if not (item.isascii() and item.isdigit() and len(item) <= 10 and int(item) < 2**31):
             raise InputError(f"--seeds has {item[:40]!r}; give whole numbers from 0 to {2**31 - 1}, such as 0,1,2")
-    return [int(item) for item in names(text, "--seeds")]
+    return list(dict.fromkeys(int(item) for item in names(text, "--seeds")))
 
 
 def show_list() -> None:
@@ -164,17 +164,13 @@ def main(argv: list[str] | None = None) -> int:
             args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
             data_root=data_root, until=args.until, force=args.force,
         )  # fmt: skip
-        if not args.dry_run:
-            for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
-                try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise InputError(f"{option} {folder}: {error.strerror}; name a folder you may write to") from error
         if args.dry_run:
             for job in jobs:
                 last = f"  ({job.seconds / 60:.1f} min last time)" if job.seconds else ""
                 print(f"{'reuse' if job.reuse else 'run':5}  {job.title}: {job.reason}{last}")
             return 0
+        for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
+            paths.writable(folder, option)
         reporter = Reporter(args.debug)
         seconds, failures = run(jobs, reporter, args.keep_going, args.debug)
         reporter.table(workflow.SUMMARY, workflow.summary(jobs, seconds))
@@ -186,11 +182,15 @@ def main(argv: list[str] | None = None) -> int:
         if not failures and jobs[-1].stage == "compare":
             reporter.say(f"figures and tables: {figures / args.profile}")
         return 1 if failures else 0
-    except InputError as error:
+    except Exception as error:
         if args.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        if isinstance(error, InputError):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        reason = " ".join(str(error).split())[:300]  # a full disk below the driver itself, say; or its own mistake
+        print(f"error: {type(error).__name__}: {reason}; what was finished is kept; see --debug", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; finished stages are kept: the same command goes on from here", file=sys.stderr)
         return 130

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kr_utils import InputError
-from kr_utils.validation import SPLITS, checksum, read_npz, validate
+from kr_utils import InputError, paths
+from kr_utils.validation import SPLITS, checksum, one_line, read_npz, validate
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +98,8 @@ class Dataset:
 
 def require_name(name: str) -> Info:
     """The dataset's `Info`; InputError for an unknown or refused name."""
+    if not isinstance(name, str):
+        raise InputError(f"dataset is {str(name)[:60]!r}, which is no text; choose one of: {', '.join(INFO)}")
     if name in REFUSED:
         raise InputError(f"dataset {name!r} {REFUSED[name]}; choose one of: {', '.join(INFO)}")
     if name not in INFO:
@@ -107,11 +109,11 @@ def require_name(name: str) -> Info:
 
 def data_root(given: str = "") -> Path:
     """Where data files are looked for: `given`, else the variable KR_DATA, else ~/.cache/knowledge-recycling."""
-    chosen = given or os.environ.get("KR_DATA", "")
-    if chosen and not Path(chosen).expanduser().is_dir():
-        origin = "--data-root" if given else "KR_DATA"
+    chosen, origin = given or os.environ.get("KR_DATA", ""), "--data-root" if given else "KR_DATA"
+    folder = paths.absolute(chosen or "~/.cache/knowledge-recycling", origin)
+    if chosen and not folder.is_dir():
         raise InputError(f"{origin} points to {chosen!r}, which is not a folder; create it or name another")
-    return Path(chosen or "~/.cache/knowledge-recycling").expanduser().resolve()
+    return folder
 
 
 def load(name: str, root: str = "") -> Dataset:
@@ -196,10 +198,14 @@ def _read_digits() -> dict[str, np.ndarray]:
 
 def _medmnist_file(name: str, root: Path) -> Path:
     path = root / f"{name}.npz"
-    if path.is_file():
-        return path
-    if path.exists() or path.is_symlink():
-        raise InputError(f"{path}: not a readable file; put MedMNIST's {name}.npz there")
+    try:
+        if path.is_file():
+            return path
+        stands = path.exists() or path.is_symlink()
+    except PermissionError as error:
+        raise InputError(f"{root}: you may not look into this folder; get permission or name another") from error
+    if stands:
+        raise InputError(f"{path}: a folder, device or broken link, not a file; put MedMNIST's {name}.npz there")
 
     def download() -> None:
         import medmnist
@@ -228,8 +234,8 @@ def _read_torchvision(name: str, root: Path) -> dict[str, np.ndarray]:
     except RuntimeError:  # torchvision's "not found or corrupted"
         folder = "FashionMNIST/raw/*-ubyte" if name == "fashionmnist" else cls.base_folder
         train, test = _fetch(lambda: both(download=True), root, folder)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{root}: {cls.__name__} files are damaged ({error}); fetch them again") from error
+    except Exception as error:  # torchvision's readers also fail with AssertionError, KeyError, struct.error
+        raise InputError(f"{root}: {cls.__name__} files are damaged ({one_line(error)}); fetch them again") from error
     images, labels = np.asarray(train.data), np.asarray(train.targets)
     # No official validation split: a tenth of train, stratified, is cut off by a fixed seed.
     keep, held = _cut(labels, (len(labels) - len(labels) // 10, len(labels) // 10))
@@ -245,5 +251,4 @@ def _fetch(download, root: Path, what: str):
         with contextlib.redirect_stdout(None):
             return download()
     except Exception as error:  # any failure of the network, the mirror or the checksum ends the same way
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise InputError(f"not found and not downloadable ({reason}); put {what} into {root}") from error
+        raise InputError(f"not found and not downloadable ({one_line(error)}); put {what} into {root}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Files that draw or store but cannot change a number; only 08, which is all drawing, depends on the first two.
 DRAWING = {"plots", "explore"}
-PLUMBING = {"runs", "folders", "resume", "fingerprints", "profiles", "workflow"}
+PLUMBING = {"runs", "folders", "resume", "fingerprints", "profiles", "workflow", "paths", "stamps"}
 
 
 def code_hashes(stage: str) -> dict[str, str]:
@@ -50,7 +51,7 @@ def code_hashes(stage: str) -> dict[str, str]:
     code = "\n".join(sources)
     ignored = PLUMBING if stage == "compare" else PLUMBING | DRAWING
     try:
-        hashes, todo = {"notebook": _code_hash(code)}, _imports(code)
+        hashes, todo = {"notebook": _code_hash(code)}, set(_imports(code))
     except SyntaxError as error:
         raise InputError(f"{path}: not valid Python ({error.msg}: {(error.text or '').strip()[:60]!r})") from error
     while todo:
@@ -61,9 +62,13 @@ def code_hashes(stage: str) -> dict[str, str]:
         text = file.read_text(encoding="utf-8")
         hashes[name] = _code_hash(text)
         todo |= _imports(text)
+    if "plots" in hashes:
+        style = (ROOT / "kr_utils/kr.mplstyle").read_bytes()
+        hashes["kr.mplstyle"] = hashlib.sha256(style).hexdigest()[:16]
     return hashes
 
 
+@functools.lru_cache(maxsize=256)  # a plan asks for the same files for every stage, dataset and seed
 def _code_hash(code: str) -> str:
     tree = ast.parse(code)
     for node in ast.walk(tree):
@@ -72,7 +77,8 @@ def _code_hash(code: str) -> str:
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
 
 
-def _imports(code: str) -> set[str]:
+@functools.lru_cache(maxsize=256)
+def _imports(code: str) -> frozenset[str]:
     """Names of the kr_utils modules that this code imports."""
     found = set()
     for node in ast.walk(ast.parse(code)):
@@ -82,7 +88,7 @@ def _imports(code: str) -> set[str]:
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("kr_utils.")}
-    return found
+    return frozenset(found)
 
 
 def ingredients(stage: str, dataset: str, seed: int, budget: dict, checksum: str, upstream: dict[str, str]) -> dict:
@@ -116,7 +122,8 @@ def what_changed(old: dict, new: dict) -> str:
             reasons.append(f"{key} {before} -> {after}")
     for key in sorted(set(old.get("code", {})) | set(new["code"])):
         if old.get("code", {}).get(key) != new["code"].get(key):
-            reasons.append("the notebook's code changed" if key == "notebook" else f"{key}.py changed")
+            file = key if "." in key else f"{key}.py"
+            reasons.append("the notebook's code changed" if key == "notebook" else f"{file} changed")
     if old.get("checksum") != new["checksum"]:
         reasons.append("the data changed")
     for key in sorted(set(old.get("upstream", {})) | set(new["upstream"])):

@@ -85,9 +85,7 @@ def open_partial(final: Path, owner: dict, why: Callable[[dict], str]) -> tuple[
     for leftover in folder.rglob("*.tmp"):
         leftover.unlink()
     text = json.dumps({"owner": owner, "started": time.time(), "seconds": seconds, "starts": starts})
-    temporary = marker.with_name(MARKER + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, marker)
+    write_atomic(marker, text)
     return seconds, starts
 
 
@@ -101,3 +99,13 @@ def interval() -> float:
     if not 0 <= seconds < math.inf:
         raise InputError(f"KR_SAVE_SECONDS is {text[:40]!r}; give seconds between saved states, such as 60")
     return seconds
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new content, never half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves is written over by the next
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -37,7 +37,7 @@ class Generator(torch.nn.Module):
     classes : number of classes K; index K is the "no class" of classifier-free guidance
     shape : (channels, height, width) of the images
     width : channels of the finest level; each coarser level doubles it, up to `levels` levels while
-        the size stays even
+        both sides stay even
     fold : 2 folds each 2x2 pixels into channels, which quarters the cost; 1 does not
     sigma_data : standard deviation of the training pixels in [-1, 1]
     consistency : trained to leap from any noise level to the image at once (consistency.py)
@@ -69,9 +69,9 @@ class Generator(torch.nn.Module):
             "consistency": consistency,
         }
         self.classes, self.shape, self.fold, self.sigma_data = classes, tuple(shape), fold, sigma_data
-        size, usable = min(height, side) // fold, 1
-        while usable < levels and size % 2 == 0 and size > 4:
-            size, usable = size // 2, usable + 1
+        sizes, usable = (height // fold, side // fold), 1
+        while usable < levels and sizes[0] % 2 == sizes[1] % 2 == 0 and min(sizes) > 4:
+            sizes, usable = (sizes[0] // 2, sizes[1] // 2), usable + 1
         self.unet = UNet2DModel(
             sample_size=None,
             in_channels=channels * fold**2,

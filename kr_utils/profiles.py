@@ -176,16 +176,18 @@ def budget(stage: str, profile: str, overrides: dict | None = None):
     InputError
         Unknown profile, stage or field; a value of the wrong kind or out of range.
     """
-    if profile not in PROFILES:
-        raise InputError(f"unknown profile {profile[:60]!r}; choose one of: {', '.join(PROFILES)}")
+    if profile not in tuple(PROFILES):
+        raise InputError(f"unknown profile {str(profile)[:60]!r}; choose one of: {', '.join(PROFILES)}")
     if stage not in STAGES:
         raise InputError(f"unknown stage {stage[:60]!r}; choose one of: {', '.join(STAGES)}")
     base = getattr(PROFILES[profile], stage)
     kinds = typing.get_type_hints(type(base))
     values = {}
+    if not isinstance(overrides or {}, dict):
+        raise InputError(f'overrides of {stage} are {str(overrides)[:60]!r}; write a dict such as {{"epochs": 60}}')
     for name, value in (overrides or {}).items():
         if name not in kinds:
-            raise InputError(f"{stage} has no field {name[:60]!r}; it has: {', '.join(kinds)}")
+            raise InputError(f"{stage} has no field {str(name)[:60]!r}; it has: {', '.join(kinds)}")
         values[name] = _parse(f"{stage}.{name}", value, kinds[name])
     return dataclasses.replace(base, **values)
 
@@ -193,6 +195,11 @@ def budget(stage: str, profile: str, overrides: dict | None = None):
 # Fields in which zero is a meaningful value; all other numbers must be positive.
 MAY_BE_ZERO = {"erase", "label_dropout", "weight_decay", "images", "hard_weight", "churn", "threshold", "few_steps"}
 AT_MOST_ONE = {"erase", "label_dropout", "hard_weight", "threshold", "ema_decay"}
+# What no machine can hold or no search can end with; all other numbers go up to a thousand million.
+AT_MOST = {"width": 4096, "depth": 1202, "levels": 8, "layers": 16, "fold": 16, "batch": 2**16, "checkpoints": 1000}
+AT_MOST |= {"students": 1000, "examples": 100, "draws": 10**6, "lr": 100, "temperature": 1000, "churn": 1000}
+AT_MOST |= {"guidance": 1000, "lam": 1000, "weight_decay": 10, "overfit_images": 10**6, "images": 10**8}
+MOST_VALUES = 1000  # of one list
 
 
 def _parse(name: str, value, kind):
@@ -200,8 +207,9 @@ def _parse(name: str, value, kind):
         items = value.split(",") if isinstance(value, str) else value
         if isinstance(items, (int, float)):
             items = [items]
-        if not items or not isinstance(items, (list, tuple)):
-            raise InputError(f"{name} is {value!r}; give one or more numbers, such as 1,2")
+        if not items or not isinstance(items, (list, tuple)) or len(items) > MOST_VALUES:
+            shown = str(value)[:60]
+            raise InputError(f"{name} is {shown!r}; give one or more numbers (at most {MOST_VALUES}), such as 1,2")
         return tuple(_parse(name, item, typing.get_args(kind)[0]) for item in items)
     if kind is str:
         if value not in ("uniform", "prior"):
@@ -226,6 +234,6 @@ def _parse(name: str, value, kind):
         raise InputError(f"{name} is {number}; it must be a multiple of 8 (group normalisation has 8 groups)")
     if field_name == "overfit_images" and number < 20:
         raise InputError(f"{name} is {number}; an attack on fewer than 20 images says nothing")
-    if number > 10**9:
-        raise InputError(f"{name} is {number}; that is more than any run can do")
+    if number > (most := AT_MOST.get(field_name, 10**9)):
+        raise InputError(f"{name} is {str(number)[:60]}; that is more than any run can do (at most {most})")
     return number

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import csv
 import datetime
-import hashlib
 import io
 import json
-import os
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kr_utils import InputError, folders
+from kr_utils import InputError, folders, stamps
 from kr_utils.fingerprints import (
-    ROOT,
     STAGES,
     fingerprint,
     git_commit,
@@ -30,29 +28,16 @@ from kr_utils.fingerprints import (
     versions,
     why_not,
 )
+from kr_utils.folders import write_atomic
+from kr_utils.paths import figures_root, runs_root, stage_dir
 
 if TYPE_CHECKING:
     import numpy as np
 
     from kr_utils.resume import State
 
-FORMAT = 1  # of the manifest
-
-
-def runs_root(given: str = "") -> Path:
-    """`given`, else the variable KR_RUNS, else runs/ in the repository; absolute."""
-    return Path(given or os.environ.get("KR_RUNS", "") or ROOT / "runs").expanduser().resolve()
-
-
-def figures_root(given: str = "") -> Path:
-    """`given`, else the variable KR_FIGURES, else figures/ in the repository; absolute."""
-    return Path(given or os.environ.get("KR_FIGURES", "") or ROOT / "figures").expanduser().resolve()
-
-
-def stage_dir(root: Path, profile: str, dataset: str, seed: int, stage: str) -> Path:
-    """The folder of a finished stage; `compare` belongs to the profile, every other stage to a dataset and seed."""
-    notebook = STAGES[stage][0]
-    return root / profile / notebook if stage == "compare" else root / profile / dataset / f"seed{seed}" / notebook
+FORMAT = 2  # of the manifest
+__all__ = ["Done", "Stage", "begin", "figures_root", "read", "runs_root", "stage_dir", "write_atomic"]
 
 
 # ------------------------------------------------------------- reading stages
@@ -67,17 +52,24 @@ class Done:
     metrics: dict
 
     def file(self, name: str) -> Path:
-        return self.path / name
+        """The artefact's path, for a reader; InputError unless its whole content is as the manifest says."""
+        path, stamp = self.path / name, self.manifest["files"].get(name)
+        if stamp is None or not stamps.stands(path, stamp, whole=True):
+            raise InputError(
+                f"{path}: damaged or not of this result; run notebooks/{self.path.name}.ipynb again, or delete "
+                f"{self.path} and `python run_all.py` makes it anew"
+            )
+        return path
 
     def npz(self, name: str) -> dict[str, np.ndarray]:
         import numpy as np
 
-        with np.load(self.path / name, allow_pickle=False) as archive:
+        with np.load(self.file(name), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
 
     def csv(self, name: str) -> list[dict]:
         """Rows of a CSV file, numbers as floats."""
-        with open(self.path / name, newline="", encoding="utf-8") as file:
+        with open(self.file(name), newline="", encoding="utf-8") as file:
             return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
@@ -89,30 +81,34 @@ def _number(text: str) -> float | str:
 
 
 def read(path: Path) -> Done | None:
-    """The finished stage of the folder `path`, or None where there is none or its manifest cannot be used."""
-    return next(filter(None, map(_read, folders.places(path))), None)
+    """The finished stage of the folder `path`, or None where there is none, or where anything is not as it was written.
+
+    A manifest must be sealed, of this format, and lie where it was made; its files must be as it says.
+    """
+    return next(filter(None, (_read(place, path) for place in folders.places(path))), None)
 
 
-def _read(path: Path) -> Done | None:
+def _read(path: Path, final: Path) -> Done | None:
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        results = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or manifest["fingerprint"] != fingerprint(manifest["ingredients"]):
+        manifest = json.loads(stamps.text(path / "manifest.json"))
+        seal = manifest.pop("seal")
+        if manifest["format"] != FORMAT or seal != fingerprint(manifest):
             return None
-        if any(_stamp(path / name) != stamp for name, stamp in manifest["files"].items()):
+        if manifest["fingerprint"] != fingerprint(manifest["ingredients"]) or not _lies_in(final, manifest):
             return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if not all(stamps.stands(path / name, stamp) for name, stamp in manifest["files"].items()):
+            return None
+        results = json.loads(stamps.text(path / "metrics.json"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return Done(path, manifest, results)
 
 
-def _stamp(path: Path) -> list:
-    """[size, SHA-256] of a file; large files (weights) go by their size alone, so that reading stays cheap."""
-    size = path.stat().st_size
-    if size > 2**20:
-        return [size, None]
-    with open(path, "rb") as file:
-        return [size, hashlib.file_digest(file, "sha256").hexdigest()]
+def _lies_in(path: Path, manifest: dict) -> bool:
+    """Whether a manifest belongs to its folder: one copied or renamed to another seed or dataset explains nothing."""
+    parts, where = manifest["ingredients"], manifest["parameters"]
+    own = stage_dir(Path(), where["profile"], parts["dataset"], parts["seed"], parts["stage"])
+    return path.parts[-len(own.parts) :] == own.parts
 
 
 def plain(value):
@@ -124,7 +120,7 @@ def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
     """All finished stages of a profile: (dataset, seed) -> stage -> Done, in order."""
     found: dict[tuple[str, int], dict[str, Done]] = {}
     for folder in sorted((root / profile).glob("*/seed*"), key=lambda p: (p.parent.name, len(p.name), p.name)):
-        if not folder.name[4:].isdigit():
+        if not re.fullmatch("seed(0|[1-9][0-9]{0,9})", folder.name):
             continue
         done = {s: read(folder / STAGES[s][0]) for s in STAGES if s != "compare"}
         done = {stage: item for stage, item in done.items() if item is not None}
@@ -204,7 +200,10 @@ class Stage:
     def write_npz(self, name: str, **arrays: np.ndarray) -> None:
         import numpy as np
 
-        np.savez_compressed(self.file(name), **{key: np.asarray(value) for key, value in arrays.items()})
+        plain = {key: np.asarray(value) for key, value in arrays.items()}
+        if objects := [key for key, value in plain.items() if value.dtype.hasobject]:  # numpy would pickle them
+            raise TypeError(f"{name}: {objects[0]} holds Python objects; store numbers")
+        np.savez_compressed(self.file(name), **plain)
 
     def finish(self, results: dict, timing: dict | None = None) -> Path:
         """Write metrics.json, then manifest.json, from which on the stage is done, then give the folder its final name.
@@ -224,16 +223,16 @@ class Stage:
             "seconds": round(self.earlier + time.time() - self.started, 1),
             "starts": self.starts,
             "timing": timing or {},
-            "files": {p.name: _stamp(p) for p in sorted(self.folder.iterdir()) if p.is_file()},
+            "files": {p.name: stamps.stamp(p) for p in sorted(self.folder.iterdir()) if p.is_file()},
         }
-        self.write_json("manifest.json", manifest)
+        self.write_json("manifest.json", {**manifest, "seal": fingerprint(manifest)})
         settle(self.final)
         return self.final
 
 
 def settle(final: Path) -> None:
     """Finish what a kill interrupted while a stage's folders were renamed. For writers: nobody else may be at work."""
-    folders.settle(final, lambda path: _read(path) is not None)
+    folders.settle(final, lambda path: _read(path, final) is not None)
 
 
 def begin(
@@ -251,6 +250,8 @@ def begin(
     InputError
         A stage that this one reads is not finished; the message says how to run it.
     """
+    if type(seed) is not int or not 0 <= seed < 2**31:
+        raise InputError(f"seed is {str(seed)[:40]!r}; give a whole number from 0 to {2**31 - 1}")
     root = runs_root(str(runs_dir))
     upstream = {}
     for need in STAGES[stage][1]:
@@ -285,13 +286,3 @@ def begin(
     earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
     parameters = {"dataset": dataset, "profile": profile, "seed": seed}
     return Stage(stage, final, parts, parameters, upstream, earlier, starts)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new content, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves is written over by the next
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

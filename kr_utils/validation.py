@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import numpy as np
 from kr_utils import InputError
 
 SPLITS = ("train", "val", "test")
+KEYS = tuple(f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))
 MAX_BYTES = 16 * 2**30  # declared size above which an archive is refused unread
+SMALLEST, LARGEST = 4, 512  # side of an image in pixels
 
 
 def checksum(arrays: dict[str, np.ndarray]) -> str:
@@ -35,13 +38,12 @@ def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: 
     Raises
     ------
     InputError
-        Missing array, wrong dtype or shape, label out of range, unequal counts, a class without a
-        training image, images too small or of differing sizes.
+        Missing array, wrong dtype or shape, label out of range, unequal counts, a class without an
+        image, too few images, all pixels alike, images too small or of differing sizes.
     """
-    need = [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")]
-    missing = [key for key in need if key not in arrays]
+    missing = [key for key in KEYS if key not in arrays]
     if missing:
-        raise InputError(f"{where}: no array {missing[0]!r}; a MedMNIST file holds {', '.join(need)}")
+        raise InputError(f"{where}: no array {missing[0]!r}; a MedMNIST file holds {', '.join(KEYS)}")
     out, sizes = {}, set()
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
@@ -63,8 +65,9 @@ def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: 
             raise InputError(f"{where}: {split} has {len(images)} images but {len(labels)} labels; they must match")
         if len(images) < 2:
             raise InputError(f"{where}: {split} has {len(images)} image(s); at least 2 are needed")
-        if min(images.shape[1:3]) < 4:
-            raise InputError(f"{where}: {split} images are {images.shape[1]}x{images.shape[2]}; at least 4x4 is needed")
+        if not SMALLEST <= min(images.shape[1:3]) <= max(images.shape[1:3]) <= LARGEST:
+            size, range_ = f"{images.shape[1]}x{images.shape[2]}", f"{SMALLEST} to {LARGEST}"
+            raise InputError(f"{where}: {split} images are {size}; each side must have {range_} pixels")
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:
             bad = low if low < 0 else high
@@ -73,9 +76,14 @@ def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: 
         out[f"{split}_images"], out[f"{split}_labels"] = images, labels.astype(np.int64)
     if len(sizes) > 1:
         raise InputError(f"{where}: the splits differ in image size ({sorted(sizes)}); all must be the same")
-    empty = np.flatnonzero(np.bincount(out["train_labels"], minlength=classes) == 0)
-    if len(empty):
-        raise InputError(f"{where}: class {empty[0]} has no training image; every class 0..{classes - 1} needs one")
+    for split in SPLITS:  # recall, AUC and the grid of images need every class in every split
+        empty = np.flatnonzero(np.bincount(out[f"{split}_labels"], minlength=classes) == 0)
+        if len(empty):
+            kind = "training" if split == "train" else split
+            raise InputError(f"{where}: class {empty[0]} has no {kind} image; every class 0..{classes - 1} needs one")
+    grey = out["train_images"]
+    if grey.min() == grey.max():
+        raise InputError(f"{where}: every pixel of train_images is {grey.min()}; there is nothing to learn")
     return out
 
 
@@ -84,21 +92,33 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(item.file_size for item in archive.infolist())
-        if size > MAX_BYTES:
-            raise InputError(f"{path}: declares {size / 2**30:.0f} GiB unpacked; more than {MAX_BYTES // 2**30} GiB")
+        if size > (limit := min(MAX_BYTES, _memory())):
+            most = f"more than the {limit / 2**30:.1f} GiB that can be read here"
+            raise InputError(f"{path}: declares {size / 2**30:.1f} GiB unpacked, {most}; use a smaller file")
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            arrays = {key: archive[key] for key in KEYS if key in archive.files}  # nothing else is even opened
+        if raw := [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]:
+            raise InputError(f"{path}: {raw[0]} is no array but raw bytes; write the file with numpy.savez")
+        return arrays
     except InputError:
         raise
-    except ValueError as error:  # numpy's word for an object array or a malformed header
-        raise InputError(
-            f"{path}: not readable without pickle ({_one_line(error)}); store plain numeric arrays"
-        ) from error
+    except PermissionError as error:
+        raise InputError(f"{path}: you may not read this file; get permission or name another folder") from error
     except Exception as error:  # zip, zlib, numpy's and even Python's parser fail in many ways on damaged bytes
-        raise InputError(f"{path}: damaged or not an npz file ({_one_line(error)}); fetch it again") from error
+        if isinstance(error, ValueError) and "pickle" in str(error):  # numpy's word for an object array
+            raise InputError(f"{path}: not readable without pickle; store plain numeric arrays") from error
+        raise InputError(f"{path}: damaged or not an npz file ({one_line(error)}); fetch it again") from error
 
 
-def _one_line(error: Exception) -> str:
+def _memory() -> int:
+    """Bytes of memory in this machine; a reader that unpacks more would be killed without a word."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        return MAX_BYTES
+
+
+def one_line(error: Exception) -> str:
     """The error's first line, short; its kind where it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__

@@ -60,6 +60,8 @@ def parse_settings(settings: list[str], profile: str) -> dict[str, dict]:
         if not (equals and dot and stage and field):
             raise InputError(f"--set {text[:80]!r}: write stage.field=value, such as generator.steps=3000")
         parsed = profiles.budget(stage, profile, {field: value.strip()})
+        if out.get(stage, {}).get(field, getattr(parsed, field)) != getattr(parsed, field):
+            raise InputError(f"--set {stage}.{field} is given twice, with different values; keep one")
         out.setdefault(stage, {})[field] = getattr(parsed, field)
     return out
 
@@ -118,7 +120,7 @@ def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, 
     done = runs.read(folder)
     now = fingerprints.fingerprint(parts)
     if done is None:
-        reason = "its files are incomplete" if folder.exists() else "not run yet"
+        reason = "its files are incomplete, damaged or of another version" if folder.exists() else "not run yet"
     elif force:
         reason = "--force"
     elif done.manifest["fingerprint"] != now:
@@ -202,7 +204,7 @@ def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> flo
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(fingerprints.ROOT), os.environ.get("PYTHONPATH", "")]))
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     import papermill
-    from papermill.exceptions import PapermillException, PapermillExecutionError
+    from papermill.exceptions import PapermillExecutionError
 
     notebook = fingerprints.NOTEBOOKS / f"{fingerprints.STAGES[job.stage][0]}.ipynb"
     unknown = set(job.parameters) - declared_parameters(notebook)
@@ -220,14 +222,14 @@ def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> flo
             cwd=str(fingerprints.NOTEBOOKS),
             progress_bar=False,
             stdout_file=_Lines(on_line),
-            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about TCP on loopback
+            extra_arguments=["--IPKernelApp.log_level=50"],  # nothing about TCP on loopback or its own shutdown
         )
     except PapermillExecutionError as error:
         reason = str(error.evalue).strip().splitlines() or [""]
         raise StageFailed(
             f"{notebook.name}, cell {error.cell_index}: {error.ename}: {reason[0]}; see {partial}"
         ) from error
-    except (PapermillException, RuntimeError, OSError) as error:  # nbclient's DeadKernelError is a RuntimeError
+    except Exception as error:  # a dead or missing kernel, no space, no port: each library has its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise StageFailed(f"{notebook.name}: {reason[0]}; see {partial}") from error
     done = runs.read(job.folder)

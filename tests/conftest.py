@@ -1,11 +1,13 @@
 """Shared fixtures: small real data, a tiny trained Generator, isolated run folders."""
 
+import json
 import os
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import load_file
 
 from kr_utils import classifier, data, generator
 
@@ -78,3 +80,22 @@ def med_arrays(n=(12, 6, 6), classes=2, channels=None, size=28, seed=0):
         arrays[f"{split}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
         arrays[f"{split}_labels"] = (np.arange(count) % classes).astype(np.uint8)[:, None]
     return arrays
+
+
+def assert_no_pickle_inside(folder):
+    """Every file below the folder is of a known, plain kind and reads back as that; nothing is a pickle."""
+    for path in filter(os.path.isfile, folder.rglob("*")):
+        raw = path.read_bytes()
+        assert raw[:1] != b"\x80", f"{path} starts as a pickle does"
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                assert all(archive[key].dtype.kind in "biufU" for key in archive.files), path
+        elif path.suffix == ".safetensors":
+            assert load_file(path), path
+        elif path.suffix in (".json", ".ipynb"):
+            json.loads(raw)
+        elif path.suffix in (".png", ".pdf"):
+            assert raw.startswith((b"\x89PNG", b"%PDF")), path
+        else:
+            assert path.suffix in (".csv", ".md", ".txt"), f"{path}: what is this?"
+            raw.decode("utf-8")

@@ -1,0 +1,64 @@
+"""Folders that people name: made absolute, tried by writing, refused in one line."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import unicodedata
+from pathlib import Path
+
+from kr_utils import InputError
+from kr_utils.fingerprints import ROOT, STAGES
+
+
+def absolute(text: str | Path, origin: str) -> Path:
+    """The absolute path of a folder that need not exist yet; "~" is the only thing that is expanded.
+
+    Parameters
+    ----------
+    origin : the option or variable that named it, for the message
+
+    Raises
+    ------
+    InputError
+        Control characters (they would break every line that names the folder), no valid Unicode, a loop of links,
+        an unknown user after "~", a name too long for the file system.
+    """
+    shown = f"{origin} is {str(text)[:120]!r}"
+    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in str(text)):
+        raise InputError(f"{shown}, with a control character or no valid Unicode; name a folder without")
+    try:
+        path = Path(text).expanduser().resolve()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links, or no such "~user"
+        reason = getattr(error, "strerror", None) or str(error).split(" from ")[0]
+        raise InputError(f"{shown}, which cannot be a folder ({reason}); name another") from error
+    return path
+
+
+def writable(folder: Path, origin: str) -> None:
+    """Make the folder and try to write into it (the trial leaves nothing); InputError if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"{origin} {folder}: {reason}; name a folder you may write to, with space left") from error
+
+
+def runs_root(given: str = "") -> Path:
+    """`given`, else the variable KR_RUNS, else runs/ in the repository; absolute."""
+    return absolute(given or os.environ.get("KR_RUNS", "") or ROOT / "runs", "--runs-dir" if given else "KR_RUNS")
+
+
+def figures_root(given: str = "") -> Path:
+    """`given`, else the variable KR_FIGURES, else figures/ in the repository; absolute."""
+    chosen = given or os.environ.get("KR_FIGURES", "") or ROOT / "figures"
+    return absolute(chosen, "--figures-dir" if given else "KR_FIGURES")
+
+
+def stage_dir(root: Path, profile: str, dataset: str, seed: int, stage: str) -> Path:
+    """The folder of a finished stage; `compare` belongs to the profile, every other stage to a dataset and seed."""
+    notebook = STAGES[stage][0]
+    return root / profile / notebook if stage == "compare" else root / profile / dataset / f"seed{seed}" / notebook
