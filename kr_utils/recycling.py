@@ -154,7 +154,7 @@ class SyntheticStream:
         for older in range(1, number) if state else ():  # the first is the one that is asked for again
             self.state.part(f"set{older}").clear()
         at = resume.restore(state, {}, images=[], passed=0, drawn=0)
-        chunk = CHUNK * sampling.BLOCK[next(self.model.parameters()).device.type]
+        chunk = CHUNK * sampling.BLOCK[torch.device(self.device).type]
         for start in range(sum(map(len, at.images)), n, chunk):
             labels, first = self.labels[start : start + chunk], number * n + start
             made, rate, draws = synthesise(
