@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kr_utils import InputError
+from kr_utils import InputError, locks
 from kr_utils.fingerprints import ROOT, STAGES, fingerprint, git_commit, hardware, ingredients, versions
 
 if TYPE_CHECKING:
     import numpy as np
 
 FORMAT = 1  # of the manifest
+LOCK_WAIT = 30  # seconds
 
 
 def runs_root(given: str = "") -> Path:
@@ -146,6 +147,7 @@ class Stage:
     parameters: dict
     upstream: dict[str, Done] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
+    lock: locks.Lock | None = None
 
     @property
     def folder(self) -> Path:
@@ -196,6 +198,8 @@ class Stage:
             self.final.rename(old)
         self.folder.rename(self.final)
         shutil.rmtree(old, ignore_errors=True)
+        if self.lock:
+            self.lock.release()
         return self.final
 
 
@@ -248,6 +252,9 @@ def begin(
         {"dataset": dataset, "profile": profile, "seed": seed},
         upstream,
     )
+    # Two kernels never share a partial folder; one whose driver or worker was killed needs a second or two to end.
+    where = f"{dataset} seed {seed}" if dataset else f"profile {profile}"
+    opened.lock = locks.hold(locks.stage_path(opened.final), f"{opened.final.name} of {where}", wait=LOCK_WAIT)
     shutil.rmtree(opened.folder, ignore_errors=True)
     opened.folder.mkdir(parents=True)
     return opened
