@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import secrets
 import signal
 import time
@@ -157,11 +158,13 @@ class Cluster:
 
 
 def _connect(client, address: str):
+    if not re.fullmatch(r"(tcp|tls)://[^\s/]+:\d{1,5}", address):
+        raise InputError(f"--scheduler is {address[:80]!r}; give the address of a Dask scheduler as tcp://HOST:PORT")
     try:
         return client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # TimeoutError is an OSError
         raise InputError(
-            f"--scheduler {address[:80]}: no Dask scheduler answers there; give its address as tcp://HOST:PORT"
+            f"--scheduler {address[:80]}: no Dask scheduler answers there; start one (dask scheduler)"
         ) from error
 
 
