@@ -7,6 +7,7 @@ module-level function, by its name, and plain texts, numbers, lists and dicts.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import re
@@ -46,6 +47,7 @@ class Cluster:
         self.messages: queue.Queue = queue.Queue()
         self.running: dict[str, Job] = {}
         self.futures: dict[str, object] = {}
+        self.numbers = itertools.count()
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> Cluster:
@@ -57,12 +59,14 @@ class Cluster:
             if self.scheduler:
                 self.client = _connect(Client, self.scheduler)
             else:
+                # No dashboard; its server starts all the same, and must not listen to the network.
+                web = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
                 # Ctrl-C in a terminal goes to all its processes; the workers are ended from here, in order.
                 with _deaf():
                     # Kernels hold the memory, not the workers, so Dask's limit would be of the wrong process.
                     cluster = LocalCluster(
-                        n_workers=self.jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
-                        memory_limit=0, silence_logs="CRITICAL",
+                        n_workers=self.jobs, threads_per_worker=1, host="127.0.0.1", scheduler_kwargs=web,
+                        worker_dashboard_address=web["dashboard_address"], memory_limit=0, silence_logs="CRITICAL",
                     )  # fmt: skip
                 self.stack.callback(cluster.close, timeout=10)
                 self.client = Client(cluster)
@@ -86,6 +90,10 @@ class Cluster:
     def place(self) -> str:
         """In words."""
         return f"{len(self.workers())} workers of {self.scheduler}" if self.scheduler else f"{self.jobs} workers"
+
+    def alive(self) -> bool:
+        """Whether the scheduler is there, or may come back within Dask's time for that."""
+        return self.client.status in ("running", "connecting")
 
     def workers(self) -> dict[str, dict]:
         """Address -> what the scheduler knows of each worker."""
@@ -111,6 +119,8 @@ class Cluster:
 
     def room(self, job: Job) -> bool:
         """Whether a worker is free for it; so everything that was started runs, and little waits at the scheduler."""
+        if not self.alive():
+            return False
         workers = self.workers().values()
         gpus = sum(worker["resources"].get("GPU", 0) for worker in workers)
         if gpus and job.stage not in NO_GPU and sum(j.stage not in NO_GPU for j in self.running.values()) >= gpus:
@@ -119,7 +129,7 @@ class Cluster:
 
     def start(self, job: Job) -> None:
         gpu = job.stage not in NO_GPU and any("GPU" in w["resources"] for w in self.workers().values())
-        key = f"{self.driver}-{len(self.futures)}"
+        key = f"{self.driver}-{next(self.numbers)}"  # never the same one twice: Dask knows a task by it
         spec = {**asdict(job), "folder": str(job.folder)}
         self.running[key] = job
         # No `retries`: they would repeat failed stages too. A stage whose worker is lost is moved by the scheduler.
@@ -137,7 +147,13 @@ class Cluster:
         future.add_done_callback(lambda future: self.messages.put({"key": key, "kind": "ended"}))
 
     def events(self) -> Iterator[tuple]:
-        message = self.messages.get()
+        try:
+            message = self.messages.get(timeout=2)
+        except queue.Empty:
+            if not self.alive():
+                for key in list(self.running):
+                    yield "failed", self.running.pop(key), "the connection to the scheduler was lost"
+            return
         job = self.running.get(message["key"])
         if job is None:
             return  # a late line
