@@ -96,8 +96,11 @@ class Cluster:
         return self.client.status in ("running", "connecting")
 
     def workers(self) -> dict[str, dict]:
-        """Address -> what the scheduler knows of each worker."""
-        return self.client.scheduler_info(n_workers=-1)["workers"]
+        """Address -> what the scheduler knows of each worker; none while it cannot be asked."""
+        try:
+            return self.client.scheduler_info(n_workers=-1)["workers"]
+        except OSError:
+            return {}
 
     def check(self) -> None:
         """Refuse workers that do not see the runs folder or run other code; settle the number of threads."""
@@ -114,13 +117,13 @@ class Cluster:
             for worker in workers.values():
                 at_a_time[worker["host"]] = at_a_time.get(worker["host"], 0) + worker["nthreads"]
             # One number for all: the order of sums follows it, and a stage may move to another worker.
-            cores = {workers[address]["host"]: answer["cores"] for address, answer in answers.items()}
-            self.threads = max(1, min(cores[host] // count for host, count in at_a_time.items()))
+            cores = {workers[a]["host"]: answer["cores"] for a, answer in answers.items() if a in workers}
+            self.threads = max(1, min(cores.get(host, 1) // count for host, count in at_a_time.items()))
 
     def room(self, job: Job) -> bool:
-        """Whether a worker is free for it; so everything that was started runs, and little waits at the scheduler."""
-        if not self.alive():
-            return False
+        """Whether a worker is free for it, so that what was started runs; one may always wait at the scheduler."""
+        if not self.alive() or not self.running:
+            return self.alive()
         workers = self.workers().values()
         gpus = sum(worker["resources"].get("GPU", 0) for worker in workers)
         if gpus and job.stage not in NO_GPU and sum(j.stage not in NO_GPU for j in self.running.values()) >= gpus:
@@ -133,16 +136,9 @@ class Cluster:
         spec = {**asdict(job), "folder": str(job.folder)}
         self.running[key] = job
         # No `retries`: they would repeat failed stages too. A stage whose worker is lost is moved by the scheduler.
-        future = self.client.submit(
-            run_stage,
-            spec,
-            self.expected,
-            self.threads,
-            key,
-            key=key,
-            pure=False,
-            resources={"GPU": 1} if gpu else None,
-        )
+        resources = {"GPU": 1} if gpu else None
+        call = (run_stage, spec, self.expected, self.threads, key)
+        future = self.client.submit(*call, key=key, pure=False, resources=resources)
         self.futures[key] = future
         future.add_done_callback(lambda future: self.messages.put({"key": key, "kind": "ended"}))
 

@@ -59,6 +59,8 @@ def run(
                 running.add(again)
                 executor.start(again)
         if not running:
+            if waiting and not failures:
+                failures.append(f"{waiting[0].title}: nothing is left to run it on")
             break
         for kind, job, value in executor.events():
             if kind in ("started", "line"):

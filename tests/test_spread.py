@@ -120,6 +120,30 @@ def test_the_comparison_is_planned_anew_when_its_turn_comes(tmp_path):
     assert [job.stage for job in seconds] == ["compare"], "another driver finished a run since this one was planned"
 
 
+def test_what_cannot_be_run_anywhere_is_a_failure(tmp_path):
+    class Nowhere(Fake):
+        def room(self, job):
+            return False
+
+    seconds, failures = spread.run(make_plan(tmp_path), Nowhere(), Silent())
+    assert not seconds
+    assert failures == ["digits seed 0  00_start_here: nothing is left to run it on"]
+
+
+def test_the_number_of_threads_is_known_without_torch():
+    code = (
+        "import sys; from kr_utils.fingerprints import hardware; print(hardware()['threads'], 'torch' in sys.modules)"
+    )
+    for given, words in (
+        ("3", "3 False"),
+        ("", f"{fingerprints.bound()} False"),
+        ("x", f"{fingerprints.bound()} False"),
+    ):
+        env = {**os.environ, "OMP_NUM_THREADS": given}
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
+        assert out.stdout.strip() == words, out.stderr
+
+
 # ------------------------------------------------------------------ what is shown
 
 
