@@ -34,7 +34,8 @@ def tiny_tree(folder: Path) -> None:
     shutil.copytree(Path(__file__).resolve().parent.parent / "kr_utils", folder / "kr_utils")
     (folder / "notebooks").mkdir()
     first = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
-    notebook = nbformat.v4.new_notebook(cells=[first, nbformat.v4.new_code_cell(WORK)])
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=[first, nbformat.v4.new_code_cell(WORK)], metadata={"kernelspec": kernel})
     nbformat.write(notebook, folder / "notebooks/00_start_here.ipynb")
 
 
@@ -86,6 +87,7 @@ def main(stages: int = 200, jobs: int = 2) -> int:
         print(
             f"{len(done)} of {stages} stages done, {len(failures)} failed, {took / stages:.2f} s each, {jobs} at a time"
         )
+        print(*(f"failed: {line}\n" for line in failures[:3]), end="", sep="")
         print(f"kernels left: {len(kernels)} before and {len(left['kernels'])} after the cluster closed")
         print(f"since stage {stages // 5}:", "driver {:+.1f} MiB, workers {:+.1f} MiB, {:+d} files".format(*growth))
         whole = len(done) == len(seconds) == stages and not failures

@@ -268,7 +268,12 @@ def execute(
         raise StageFailed(
             f"{notebook.name}, cell {error.cell_index}: {error.ename}: {reason[0]}; see {partial}"
         ) from error
-    except (PapermillException, RuntimeError, OSError) as error:  # nbclient's DeadKernelError is a RuntimeError
+    except (
+        PapermillException,
+        RuntimeError,
+        OSError,
+        ValueError,
+    ) as error:  # nbclient's DeadKernelError is a RuntimeError
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise StageFailed(f"{notebook.name}: {reason[0]}; see {partial}") from error
     done = runs.read(job.folder)
