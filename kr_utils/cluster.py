@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import queue
 import re
@@ -53,6 +54,9 @@ class Cluster:
     def __enter__(self) -> Cluster:
         from distributed import Client, LocalCluster
 
+        for name in list(logging.root.manager.loggerDict):  # what a lost connection means is told here, in one line
+            if name.partition(".")[0] in ("distributed", "tornado", "asyncio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         try:
             self.token.write_text(self.driver, encoding="utf-8")
             self.stack.callback(self.token.unlink, missing_ok=True)

@@ -462,6 +462,24 @@ def test_a_killed_worker_changes_nothing(tmp_path, start, dask):
 
 
 @pytest.mark.slow
+def test_a_lost_scheduler_is_a_failure_in_one_line(tmp_path, start, dask):
+    address, worker = dask
+    worker("worker")
+    wait_for(lambda: "Registered to" in (tmp_path / "worker").read_text(), "the worker has joined")
+    options = ["--scheduler", address, "--keep-going", "--until", "teacher", "--set", "teacher.epochs=400"]
+    driver = start(call(*options), "driver")
+    wait_for(lambda: list(tmp_path.rglob("01_teacher.partial")), "the Teacher trains")
+    port = address.rpartition(":")[2]
+    scheduler = [p for p in psutil.Process().children() if {"scheduler", port} <= set(p.cmdline())]
+    scheduler[0].kill()
+    assert driver.wait(120) == 1
+    text = (tmp_path / "driver").read_text()
+    assert "failed: digits seed 0  01_teacher: the connection to the scheduler was lost" in text
+    assert "Traceback" not in text
+    wait_for(lambda: not kernels(tmp_path), "the worker ends, and its kernel", 60)
+
+
+@pytest.mark.slow
 def test_a_worker_of_other_code_or_without_a_gpu_for_it(tmp_path, start, dask):
     address, worker = dask
     other = tmp_path / "other"
