@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
+import itertools
 import sys
-import time
+from pathlib import Path
 
-from kr_utils import InputError, fingerprints, paths, profiles, runs, workflow
+from kr_utils import InputError, fingerprints, locks, paths, profiles, runs, workflow
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,12 +32,36 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="change a budget (repeatable)"
     )
+    p.add_argument("--jobs", type=count, default=1, metavar="N", help="stages at a time, on this computer (default 1)")
+    p.add_argument(
+        "--scheduler",
+        default="",
+        metavar="tcp://HOST:PORT",
+        help="run the stages on the workers of this Dask scheduler",
+    )
+    p.add_argument(
+        "--threads",
+        type=count,
+        default=0,
+        metavar="T",
+        help="of each stage (default: cores divided by stages at a time)",
+    )
+    p.add_argument(
+        "--status", action="store_true", help="say what is done, running, failed and missing in this profile"
+    )
     p.add_argument("--dry-run", action="store_true", help="say what would run or be reused, and why; run nothing")
     p.add_argument("--force", action="store_true", help="run every stage, even where its result stands")
     p.add_argument("--keep-going", action="store_true", help="after a failed stage go on with other datasets and seeds")
     p.add_argument("--list", action="store_true", help="list datasets, profiles with their budgets, and stages")
     p.add_argument("--debug", action="store_true", help="show tracebacks and all notebook output")
     return p
+
+
+def count(text: str) -> int:
+    """A whole number from 1 to 1024."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 1024):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to 1024")
+    return int(text)
 
 
 def names(text: str, option: str) -> list[str]:
@@ -70,77 +97,45 @@ def show_list() -> None:
             print(f"    {stage}: " + ", ".join(f"{key}={value}" for key, value in budget.items()))
 
 
-class Reporter:
-    """One line per stage; while it runs, the notebook's latest line (without a terminal: one every 30 s)."""
+def execute(args: argparse.Namespace, make_plan, root: Path, data_root: str) -> int:
+    """Run what the plan says, here or on a cluster, and report; returns the exit code."""
+    from kr_utils import reporting, spread
 
-    def __init__(self, every: bool):
-        from rich.console import Console
+    with contextlib.ExitStack() as stack:
+        runs_here = itertools.product(names(args.datasets, "--datasets"), whole_numbers(args.seeds))
+        for line in stack.enter_context(locks.driving(root, args.profile, [*runs_here])):
+            print(line)
+        jobs = make_plan()
+        if args.jobs > 1 or args.scheduler:
+            from kr_utils import cluster
 
-        width = None if sys.stdout.isatty() else 110
-        self.console, self.every = Console(highlight=False, width=width), every
-        self.last, self.status = time.time(), None
+            executor = cluster.Cluster(
+                0 if args.scheduler else args.jobs, args.scheduler, args.threads, root, data_root
+            )
+            stack.enter_context(executor)
+            print(f"on {executor.place()}, {executor.threads} threads each")
+        report = stack.enter_context(reporting.Reporter(jobs, args.debug))
+        if not (args.jobs > 1 or args.scheduler):
+            executor = spread.Here(args.threads or fingerprints.cores(), report.line, args.debug)
 
-    def start(self, job: workflow.Job, number: int, total: int) -> None:
-        self.title, self.last = f"[{number}/{total}] {job.title}", time.time()
-        usual = f", {job.seconds:.0f} s last time" if job.seconds else ""
-        self.say(f"{self.title}  ({job.reason}{usual})")
-        if self.console.is_terminal:
-            self.status = self.console.status(self.title)
-            self.status.start()
+        def compare_again(job: workflow.Job) -> workflow.Job:
+            """The comparison as it stands now: drivers of other seeds may have finished since, or be comparing."""
+            path, what = locks.driver_path(root, args.profile), f"the comparison of profile {args.profile}"
+            try:
+                lock = locks.hold(path, what, this_host_only=True)
+            except InputError as error:
+                report.say(f"{error}; waiting")
+                lock = locks.hold(path, what, wait=-1, this_host_only=True)
+            stack.callback(lock.release)
+            return make_plan()[-1]
 
-    def line(self, text: str) -> None:
-        if self.status:
-            self.status.update(f"{self.title}: {text[:100]}".replace("[", "\\["))
-        if self.every or (not self.status and time.time() - self.last > 30):
-            self.last = time.time()
-            self.say(f"      {text[:160]}")
-
-    def stop(self) -> None:
-        if self.status:
-            self.status.stop()
-            self.status = None
-
-    def table(self, columns: tuple[str, ...], rows: list[list[str]]) -> None:
-        """The closing table; real and CAS are test accuracies, AUC is the loss attack's."""
-        from rich.table import Table
-
-        table = Table(*columns)
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(table)
-
-    def say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
-
-
-def run(jobs: list[workflow.Job], reporter: Reporter, keep_going: bool, debug: bool) -> tuple[dict, list[str]]:
-    """Execute the jobs that must run; returns seconds per job and the failures."""
-    seconds, failures, broken = {}, [], set()
-    for number, job in enumerate(jobs, 1):
-        where = (job.dataset, job.seed)
-        if job.reuse:
-            workflow.tidy(job)
-            reporter.say(f"[{number}/{len(jobs)}] {job.title}  reused")
-            continue
-        if where in broken:
-            reporter.say(f"[{number}/{len(jobs)}] {job.title}  skipped: an earlier stage failed")
-            continue
-        if job.stage == "compare" and failures:
-            reporter.say(f"[{number}/{len(jobs)}] {job.title}  skipped: the figures would lack failed runs")
-            continue
-        reporter.start(job, number, len(jobs))
-        try:
-            seconds[job] = workflow.execute(job, reporter.line)
-        except workflow.StageFailed as error:
-            if debug:
-                raise
-            failures.append(f"{job.title}: {error}")
-            broken.add(where)
-            if not keep_going:
-                break
-        finally:
-            reporter.stop()
-    return seconds, failures
+        seconds, failures = spread.run(jobs, executor, report, keep_going=args.keep_going, fresh=compare_again)
+    report.summary(seconds)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    if not failures and jobs[-1].stage == "compare":
+        report.say(f"figures and tables: {runs.figures_root(args.figures_dir) / args.profile}")
+    return 1 if failures else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -154,34 +149,33 @@ def main(argv: list[str] | None = None) -> int:
         profiles.budget("start", args.profile)
         workflow.stages_until(args.until)
         root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
+        if args.scheduler and args.jobs > 1:
+            raise InputError("--jobs is for workers made here; with --scheduler the number of its workers decides")
         from kr_utils import data
 
         for name in datasets:
             data.require_name(name)
+        if args.status:
+            from kr_utils import reporting
+
+            usual = all(getattr(args, key) == parser().get_default(key) for key in ("datasets", "seeds"))
+            asked = [] if usual else [*itertools.product(datasets, seeds)]
+            reporting.status(root, args.profile, asked)
+            return 0
         data_root = str(data.data_root(args.data_root))
         checksums = {name: data.check(name, args.data_root) for name in datasets}
-        jobs = workflow.plan(
-            args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
+        make_plan = functools.partial(
+            workflow.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
             data_root=data_root, until=args.until, force=args.force,
         )  # fmt: skip
         if args.dry_run:
-            for job in jobs:
-                last = f"  ({job.seconds / 60:.1f} min last time)" if job.seconds else ""
-                print(f"{'reuse' if job.reuse else 'run':5}  {job.title}: {job.reason}{last}")
+            from kr_utils import reporting
+
+            print("\n".join(reporting.dry_run(make_plan())))
             return 0
         for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
             paths.writable(folder, option)
-        reporter = Reporter(args.debug)
-        seconds, failures = run(jobs, reporter, args.keep_going, args.debug)
-        reporter.table(workflow.SUMMARY, workflow.summary(jobs, seconds))
-        if seconds:
-            stages = {s: sum(v for job, v in seconds.items() if job.stage == s) for s in fingerprints.STAGES}
-            reporter.say("minutes by stage: " + ", ".join(f"{s} {v / 60:.1f}" for s, v in stages.items() if v))
-        for failure in failures:
-            print(f"failed: {failure}", file=sys.stderr)
-        if not failures and jobs[-1].stage == "compare":
-            reporter.say(f"figures and tables: {figures / args.profile}")
-        return 1 if failures else 0
+        return execute(args, make_plan, root, data_root if set(datasets) - {"digits"} else "")
     except Exception as error:
         if args.debug:
             raise
@@ -192,7 +186,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {type(error).__name__}: {reason}; what was finished is kept; see --debug", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; finished stages are kept: the same command goes on from here", file=sys.stderr)
+        print(
+            "stopped, kernels included; what is finished is kept: the same command goes on from here", file=sys.stderr
+        )
         return 130
 
 

@@ -31,7 +31,8 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Files that draw or store but cannot change a number; only 08, which is all drawing, depends on the first two.
 DRAWING = {"plots", "explore"}
-PLUMBING = {"runs", "folders", "resume", "fingerprints", "profiles", "workflow", "paths", "stamps"}
+PLUMBING = {"runs", "folders", "locks", "paths", "stamps", "resume", "fingerprints", "profiles", "workflow"}
+PLUMBING |= {"spread", "cluster", "reporting"}
 
 
 def code_hashes(stage: str) -> dict[str, str]:
@@ -172,7 +173,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict:
-    """Processor, cores, threads of torch, GPU."""
+    """Processor, cores, threads of the computing libraries, GPU."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -180,4 +181,24 @@ def hardware() -> dict:
         model = names[0] if names else model
     torch = sys.modules.get("torch")
     gpu = torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else None
-    return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads() if torch else None, "gpu": gpu}
+    threads = torch.get_num_threads() if torch else cores()
+    return {"cpu": model, "cores": os.cpu_count(), "threads": threads, "gpu": gpu}
+
+
+def cores() -> int:
+    """Cores to use: OMP_NUM_THREADS where it is set, else those that this process may run on."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isascii() and said.isdigit() and int(said) else bound()
+
+
+def bound() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def code_version() -> str:
+    """Hash of all code that a stage or its driver runs: two computers with the same one run the same code."""
+    digest = hashlib.sha256()
+    for path in sorted([*(ROOT / "kr_utils").glob("*.py"), *NOTEBOOKS.glob("*.ipynb")]):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

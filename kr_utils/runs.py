@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kr_utils import InputError, folders, stamps
+from kr_utils import InputError, folders, locks, stamps
 from kr_utils.fingerprints import (
     STAGES,
     fingerprint,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kr_utils.resume import State
 
 FORMAT = 2  # of the manifest
+LOCK_WAIT = 30  # seconds
 __all__ = ["Done", "Stage", "begin", "figures_root", "read", "runs_root", "stage_dir", "write_atomic"]
 
 
@@ -160,6 +161,7 @@ class Stage:
     starts: int = 1
     started: float = field(default_factory=time.time)
     handed: set[str] = field(default_factory=set)  # names of states
+    lock: locks.Lock | None = None
 
     @property
     def folder(self) -> Path:
@@ -227,6 +229,8 @@ class Stage:
         }
         self.write_json("manifest.json", {**manifest, "seal": fingerprint(manifest)})
         settle(self.final)
+        if self.lock:
+            self.lock.release()
         return self.final
 
 
@@ -281,8 +285,11 @@ def begin(
     prints = {name: done.manifest["fingerprint"] for name, done in upstream.items()}
     parts = ingredients(stage, dataset, seed, asdict(budget), checksum, prints)
     final = stage_dir(root, profile, dataset, seed, stage)
+    # Two kernels never share a partial folder; one whose driver or worker was killed needs a second or two to end.
+    where = f"{dataset} seed {seed}" if dataset else f"profile {profile}"
+    lock = locks.hold(locks.stage_path(final), f"{final.name} of {where}", wait=LOCK_WAIT)
     settle(final)
     owner = state_owner(parts)
     earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
     parameters = {"dataset": dataset, "profile": profile, "seed": seed}
-    return Stage(stage, final, parts, parameters, upstream, earlier, starts)
+    return Stage(stage, final, parts, parameters, upstream, earlier, starts, lock=lock)

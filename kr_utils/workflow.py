@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import datetime
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from kr_utils import InputError, fingerprints, folders, profiles, runs
-
-SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "AUC real", "AUC Student", "minutes")
 
 
 class StageFailed(RuntimeError):
@@ -34,11 +35,15 @@ class Job:
     reuse: bool
     reason: str
     seconds: float | None  # it took last time
+    expected: float | None = None  # seconds: last time's, else the mean of the dataset's other seeds
+
+    @property
+    def where(self) -> str:
+        return "all runs" if self.stage == "compare" else f"{self.dataset} seed {self.seed}"
 
     @property
     def title(self) -> str:
-        where = "all runs" if self.stage == "compare" else f"{self.dataset} seed {self.seed}"
-        return f"{where}  {fingerprints.STAGES[self.stage][0]}"
+        return f"{self.where}  {fingerprints.STAGES[self.stage][0]}"
 
 
 def stages_until(until: str | None) -> list[str]:
@@ -92,7 +97,10 @@ def plan(
     wanted = stages_until(until)
     common = {"profile": profile, "runs_dir": str(root), "interactive": False}
     predicted: dict[str, str] = {}
+    seconds: dict[tuple[str, str], list[float]] = {}  # dataset, stage
     for (dataset, seed), done in runs.find(root, profile).items():
+        for stage, item in done.items():
+            seconds.setdefault((dataset, stage), []).append(item.manifest["seconds"])
         if runs.complete(done):
             predicted |= {f"{dataset}/seed{seed}/{s}": item.manifest["fingerprint"] for s, item in done.items()}
     for dataset in datasets:
@@ -102,6 +110,8 @@ def plan(
                 upstream = {need: prints[need] for need in fingerprints.STAGES[stage][1]}
                 parameters = {**common, "dataset": dataset, "seed": seed, "data_root": data_root}
                 job = _job(stage, dataset, seed, checksums[dataset], upstream, overrides, parameters, root, force)
+                if job.expected is None and (dataset, stage) in seconds:
+                    job = replace(job, expected=fmean(seconds[dataset, stage]))
                 prints[stage] = job.fingerprint
                 jobs.append(job)
             if "membership" in wanted:
@@ -140,6 +150,7 @@ def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, 
         reason == "up to date",
         reason,
         done.manifest["seconds"] if done else None,
+        done.manifest["seconds"] if done else None,
     )
 
 
@@ -157,30 +168,6 @@ def tidy(job: Job) -> None:
             shutil.move(copy, job.folder / "notebook.ipynb")
 
 
-def summary(jobs: list[Job], seconds: dict[Job, float]) -> list[list[str]]:
-    """Rows of the closing table, one per dataset and seed: the columns of `SUMMARY`, "-" where nothing is known yet.
-
-    seconds : of the jobs that ran now; a reused stage counts with the seconds its result once took
-    """
-    rows = []
-    jobs = [job for job in jobs if job.stage != "compare"]
-    for where in dict.fromkeys((job.dataset, job.seed) for job in jobs):
-        mine = {job: runs.read(job.folder) for job in jobs if (job.dataset, job.seed) == where}
-        found = {job.stage: done.metrics for job, done in mine.items() if done}
-        row = [where[0], str(where[1])] + ["-"] * 5
-        if "teacher" in found:
-            row[2] = f"{found['teacher']['test_accuracy']:.4f}"
-        if "distillation" in found:
-            m = found["distillation"]
-            row[3] = f"{m['cas']:.4f}"
-            row[4] = f"{100 * m['cas_gap']:+.2f} [{100 * m['gap_low']:+.2f}, {100 * m['gap_high']:+.2f}]"
-        if "membership" in found:
-            row[5:7] = [f"{found['membership'][who]['loss']['auc']:.3f}" for who in ("real", "student")]
-        total = sum(seconds.get(job, done.manifest["seconds"] if done else 0) for job, done in mine.items())
-        rows.append([*row, f"{total / 60:.1f}"])
-    return rows
-
-
 def declared_parameters(notebook: Path) -> set[str]:
     """Names assigned in the cell tagged `parameters`."""
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
@@ -190,21 +177,61 @@ def declared_parameters(notebook: Path) -> set[str]:
     return set()
 
 
-def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> float:
+# What the kernels' libraries read when they start; torch takes the first.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+KERNELS: dict[int, str] = {}  # process -> its driver, of the stages that this process executes now
+STOPPED: set[str] = set()  # drivers
+
+
+def stop(driver: str = "") -> None:
+    """End the kernels of a driver's stages in this process, and start no more of them."""
+    STOPPED.add(driver)
+    for pid in [pid for pid, owner in KERNELS.copy().items() if owner == driver]:
+        with contextlib.suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)  # a kernel leads a session of its own
+
+
+def execute(
+    job: Job, on_line: Callable[[str], None] = lambda line: None, threads: int | None = None, driver: str = ""
+) -> float:
     """Run one stage's notebook; returns seconds, kernel start included.
 
     The executed notebook ends as `notebook.ipynb` in the stage's folder. papermill only warns of an
     unknown parameter, so that is refused here.
+
+    Parameters
+    ----------
+    on_line : gets each line that the notebook prints
+    threads : of the computing libraries in the kernel; None leaves them as they are
+    driver : a name by which `stop` finds this driver's kernels
 
     Raises
     ------
     StageFailed
         A cell raised, or the kernel died; the partial notebook is kept beside the stage's folder.
     """
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(fingerprints.ROOT), os.environ.get("PYTHONPATH", "")]))
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     import papermill
+    from jupyter_client import AsyncKernelManager
     from papermill.exceptions import PapermillExecutionError
+
+    environment = dict.fromkeys(THREADS, str(threads)) if threads else {}
+    paths = [str(fingerprints.ROOT), os.environ.get("PYTHONPATH", "")]
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+    class Kernel(AsyncKernelManager):
+        """papermill hands on no environment, and its `cwd` changes that of this whole process; so both go in here."""
+
+        async def start_kernel(self, **options):
+            folder = str(fingerprints.NOTEBOOKS)
+            await super().start_kernel(env={**os.environ, **environment}, cwd=folder, **options)
+            self.seen = self.provisioner.pid
+            KERNELS[self.seen] = driver
+            if driver in STOPPED:
+                stop(driver)
+
+        async def cleanup_resources(self, restart: bool = False):
+            KERNELS.pop(getattr(self, "seen", 0), None)
+            await super().cleanup_resources(restart)
 
     notebook = fingerprints.NOTEBOOKS / f"{fingerprints.STAGES[job.stage][0]}.ipynb"
     unknown = set(job.parameters) - declared_parameters(notebook)
@@ -219,7 +246,7 @@ def execute(job: Job, on_line: Callable[[str], None] = lambda line: None) -> flo
             str(partial),
             parameters=job.parameters,
             kernel_name="python3",
-            cwd=str(fingerprints.NOTEBOOKS),
+            kernel_manager_class=Kernel,
             progress_bar=False,
             stdout_file=_Lines(on_line),
             extra_arguments=["--IPKernelApp.log_level=50"],  # nothing about TCP on loopback or its own shutdown

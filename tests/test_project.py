@@ -32,7 +32,8 @@ FLOORS = {
     "folders": set(),
     "resume": set(),
     "data": {"paths", "validation"},
-    "runs": {"fingerprints", "folders", "paths", "resume", "stamps"},
+    "runs": {"fingerprints", "folders", "locks", "paths", "resume", "stamps"},
+    "locks": set(),
     "plots": {"metrics"},
     "precision": set(),
     "classifier": {"data", "precision", "resume"},
@@ -45,6 +46,9 @@ FLOORS = {
     "attacks": {"classifier", "metrics"},
     "explore": {"attacks", "generator", "plots", "sampling"},
     "workflow": {"fingerprints", "folders", "profiles", "runs"},
+    "spread": {"fingerprints", "workflow"},
+    "cluster": {"fingerprints", "workflow"},
+    "reporting": {"fingerprints", "locks", "runs", "workflow"},
 }
 
 
@@ -66,8 +70,16 @@ def imported_packages(code):
 def test_diffusers_stays_in_one_file_and_torch_out_of_the_driver():
     for name, code in MODULES.items():
         assert "diffusers" not in set(imported_packages(code)) or name == "generator", name
-    for code in (MODULES["workflow"], MODULES["profiles"], MODULES["runs"], (ROOT / "run_all.py").read_text()):
+    light = ("workflow", "profiles", "runs", "locks", "spread", "cluster", "reporting")
+    for code in (*(MODULES[name] for name in light), (ROOT / "run_all.py").read_text()):
         assert not {"torch", "diffusers"} & set(imported_packages(code))
+
+
+def test_dask_is_imported_by_one_file_and_only_where_it_is_used():
+    for name, code in MODULES.items():
+        assert not {"dask", "distributed"} & set(imported_packages(code)) or name == "cluster", name
+    top = [n for n in ast.parse(MODULES["cluster"]).body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    assert not {"dask", "distributed"} & set(imported_packages("\n".join(map(ast.unparse, top))))
 
 
 def test_files_are_short():

@@ -26,7 +26,17 @@ def test_help_answers_at_once_and_loads_nothing_heavy():
     out = drive("--help")
     seconds = time.time() - started
     assert out.returncode == 0
-    for option in ("--profile", "--datasets", "--seeds", "--set", "--until", "--dry-run", "--keep-going", "--debug"):
+    for option in (
+        "--profile",
+        "--datasets",
+        "--seeds",
+        "--set",
+        "--until",
+        "--dry-run",
+        "--keep-going",
+        "--debug",
+        "--jobs",
+    ):
         assert option in out.stdout
     code = "import sys; sys.argv=['x','--help']; import run_all, kr_utils.workflow; print('torch' in sys.modules)"
     seen = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -37,7 +47,8 @@ def test_help_answers_at_once_and_loads_nothing_heavy():
 def test_dry_run_names_every_stage_and_why_and_runs_nothing(tmp_path):
     out = drive("--dry-run", "--datasets", "digits", "--seeds", "0,1", "--set", "teacher.epochs=3")
     assert out.returncode == 0
-    lines = out.stdout.strip().splitlines()
+    *lines, total = out.stdout.strip().splitlines()
+    assert total == "total: 15 of 15 stages to run"
     assert len(lines) == 2 * 7 + 1
     assert all(line.startswith("run ") and "not run yet" in line for line in lines)
     assert not (tmp_path / "runs").exists()

@@ -1,0 +1,101 @@
+"""The stage graph at work: each stage after those it needs, in this process or wherever an executor runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from kr_utils import fingerprints, workflow
+from kr_utils.workflow import Job
+
+
+def needs(job: Job, jobs: list[Job]) -> list[Job]:
+    """The jobs whose files a job reads: earlier stages of its dataset and seed; for the comparison, everything."""
+    if job.stage == "compare":
+        return [other for other in jobs if other is not job]
+    wanted = fingerprints.STAGES[job.stage][1]
+    return [o for o in jobs if (o.dataset, o.seed) == (job.dataset, job.seed) and o.stage in wanted]
+
+
+def run(
+    jobs: list[Job], executor, report, *, keep_going: bool = False, fresh: Callable[[Job], Job] = lambda job: job
+) -> tuple[dict[Job, float], list[str]]:
+    """Execute what must run, each stage after those it needs; returns seconds per job and the failures.
+
+    After a failure no further stage is started, and those that run are waited for: their results are kept. With
+    `keep_going` only the stages that need a failed one are left out.
+
+    Parameters
+    ----------
+    executor : `Here`, or `cluster.Cluster`: room(job), start(job), and events(), which waits and yields
+        ("started", job, where), ("line", job, text), ("done", job, seconds) or ("failed", job, reason)
+    report : started(job, where), line(job, text), ended(job, word, why)
+    fresh : plans the comparison anew when its turn comes, for other drivers may have finished other runs meanwhile
+    """
+    seconds: dict[Job, float] = {}
+    failures: list[str] = []
+    waiting, running, lost = [], set(), set()
+    for job in jobs:
+        if job.reuse and job.stage != "compare":
+            workflow.tidy(job)
+            report.ended(job, "reused")
+        else:
+            waiting.append(job)
+    while waiting or running:
+        for job in waiting.copy():
+            before = needs(job, jobs)
+            if any(other in lost for other in before):
+                why = "the figures would lack failed runs" if job.stage == "compare" else "an earlier stage failed"
+                waiting.remove(job)
+                lost.add(job)
+                report.ended(job, "skipped", why)
+            elif failures and not keep_going:
+                continue
+            elif not any(other in waiting or other in running for other in before) and executor.room(job):
+                waiting.remove(job)
+                again = fresh(job) if job.stage == "compare" else job
+                if again.reuse:
+                    report.ended(job, "reused")
+                    continue
+                jobs[jobs.index(job)] = again
+                running.add(again)
+                executor.start(again)
+        if not running:
+            if waiting and not failures:
+                failures.append(f"{waiting[0].title}: nothing is left to run it on")
+            break
+        for kind, job, value in executor.events():
+            if kind in ("started", "line"):
+                getattr(report, kind)(job, value)
+                continue
+            running.remove(job)
+            if kind == "done":
+                seconds[job] = value
+                report.ended(job, "done", f"in {value:.0f} s")
+            else:
+                report.ended(job, "failed", value)
+                failures.append(f"{job.title}: {value}")
+                lost.add(job)
+    return seconds, failures
+
+
+class Here:
+    """Executes in this process, one stage at a time."""
+
+    def __init__(self, threads: int, line: Callable[[Job, str], None], debug: bool = False):
+        self.threads, self.line, self.debug, self.job = threads, line, debug, None
+
+    def room(self, job: Job) -> bool:
+        return self.job is None
+
+    def start(self, job: Job) -> None:
+        self.job = job
+
+    def events(self) -> Iterator[tuple]:
+        job, self.job = self.job, None
+        yield "started", job, ""
+        try:
+            yield "done", job, workflow.execute(job, lambda text: self.line(job, text), self.threads)
+        except workflow.StageFailed as error:
+            if self.debug:
+                raise
+            yield "failed", job, str(error)

@@ -1,0 +1,514 @@
+"""The stage graph: its order, its failures, and the same numbers from real Dask workers, one of them killed."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import med_arrays
+
+from kr_utils import cluster, fingerprints, locks, reporting, runs, spread, workflow
+
+ROOT = fingerprints.ROOT
+
+
+def make_plan(root, seeds=(0, 1), until=None, **more):
+    options = {"overrides": {}, "root": root, "figures": root / "figures", "until": until} | more
+    return workflow.plan("smoke", ["digits"], list(seeds), {"digits": "c"}, **options)
+
+
+# ------------------------------------------------------------------ the graph
+
+
+class Fake:
+    """Room for `size` jobs; ends the one that was started last, or fails it if its name is listed."""
+
+    def __init__(self, size=1, failing=()):
+        self.size, self.failing, self.now, self.log = size, failing, [], []
+
+    def room(self, job):
+        return len(self.now) < self.size
+
+    def start(self, job):
+        self.now.append(job)
+        self.log.append(("start", job.title))
+
+    def events(self):
+        job = self.now.pop()
+        yield "started", job, "somewhere"
+        yield "line", job, "epoch 1"
+        failed = job.title in self.failing
+        self.log.append(("end", job.title))
+        yield ("failed", job, "cell 3") if failed else ("done", job, 2.0)
+
+
+class Silent:
+    def __init__(self):
+        self.words = {}
+
+    def started(self, job, where):
+        pass
+
+    line = started
+
+    def ended(self, job, word, why=""):
+        assert job.title not in self.words, "each job ends once"
+        self.words[job.title] = word
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+def test_every_stage_runs_once_and_after_those_it_needs(tmp_path, size):
+    jobs, fake, report = make_plan(tmp_path), Fake(size), Silent()
+    seconds, failures = spread.run(jobs, fake, report)
+    assert not failures
+    assert set(seconds.values()) == {2.0}
+    assert len(seconds) == len(jobs) == 15
+    assert sorted(fake.log) == sorted((kind, job.title) for job in jobs for kind in ("start", "end"))
+    for job in jobs:
+        for other in spread.needs(job, jobs):
+            assert fake.log.index(("end", other.title)) < fake.log.index(("start", job.title))
+    assert fake.log[-1] == ("end", "all runs  08_compare")
+    together = max(sum(1 if k == "start" else -1 for k, _ in fake.log[: i + 1]) for i in range(len(fake.log)))
+    assert together == min(size, 6), "three stages of each seed need nothing"
+
+
+def test_after_a_failure_nothing_starts_and_what_runs_is_waited_for(tmp_path):
+    fake, report = Fake(3, failing=("digits seed 0  02_generator",)), Silent()
+    seconds, failures = spread.run(make_plan(tmp_path), fake, report)
+    assert failures == ["digits seed 0  02_generator: cell 3"]
+    assert sorted(job.stage for job in seconds) == ["start", "teacher"]
+    assert len(fake.log) == 6
+    assert not fake.now
+
+
+def test_keep_going_leaves_out_only_what_needs_the_failed_stage(tmp_path):
+    fake, report = Fake(2, failing=("digits seed 0  03_checkpoints",)), Silent()
+    seconds, failures = spread.run(make_plan(tmp_path), fake, report, keep_going=True)
+    assert len(failures) == 1
+    assert len(seconds) == 7 + 3
+    skipped = {title for title, word in report.words.items() if word == "skipped"}
+    assert skipped == {f"digits seed 0  {n}" for n in ("04_tuning", "05_distillation", "06_membership")} | {
+        "all runs  08_compare"
+    }
+    assert len(report.words) == 15
+
+
+def test_the_comparison_is_planned_anew_when_its_turn_comes(tmp_path):
+    jobs, fake, report = make_plan(tmp_path, seeds=[0]), Fake(), Silent()
+    seen = []
+
+    def fresh(job):
+        seen.append(len(fake.log))
+        return replace(job, reuse=True, reason="up to date")  # another driver has just made it
+
+    spread.run(jobs, fake, report, fresh=fresh)
+    assert seen == [2 * 7]
+    assert report.words["all runs  08_compare"] == "reused"
+    later = [replace(job, reuse=True) for job in jobs]
+    seconds, _ = spread.run(later, fake, Silent(), fresh=lambda job: replace(job, reuse=False))
+    assert [job.stage for job in seconds] == ["compare"], "another driver finished a run since this one was planned"
+
+
+def test_what_cannot_be_run_anywhere_is_a_failure(tmp_path):
+    class Nowhere(Fake):
+        def room(self, job):
+            return False
+
+    seconds, failures = spread.run(make_plan(tmp_path), Nowhere(), Silent())
+    assert not seconds
+    assert failures == ["digits seed 0  00_start_here: nothing is left to run it on"]
+
+
+def test_the_number_of_threads_is_known_without_torch():
+    code = (
+        "import sys; from kr_utils.fingerprints import hardware; print(hardware()['threads'], 'torch' in sys.modules)"
+    )
+    for given, words in (
+        ("3", "3 False"),
+        ("", f"{fingerprints.bound()} False"),
+        ("x", f"{fingerprints.bound()} False"),
+    ):
+        env = {**os.environ, "OMP_NUM_THREADS": given}
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
+        assert out.stdout.strip() == words, out.stderr
+
+
+# ------------------------------------------------------------------ what is shown
+
+
+def pretend(job):
+    from kr_utils import profiles
+
+    where = {"dataset": job.dataset, "profile": "smoke", "seed": job.seed, "checksum": "c"}
+    budget = profiles.budget(job.stage, "smoke", job.parameters["overrides"])
+    return runs.begin(job.stage, budget, runs_dir=job.parameters["runs_dir"], **where)
+
+
+def failed_notebook(folder, exception):
+    notebook = {"metadata": {"papermill": {"exception": exception}}, "cells": []}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.with_name(f"{folder.name}.failed.ipynb").write_text(json.dumps(notebook))
+
+
+def test_status_tells_done_running_failed_stopped_and_missing(tmp_path, capsys):
+    jobs = {(job.stage, job.seed): job for job in make_plan(tmp_path)}
+    pretend(jobs["start", 0]).finish({})
+    open_stage = pretend(jobs["teacher", 0])
+    failed_notebook(jobs["generator", 0].folder, True)
+    failed_notebook(jobs["teacher", 1].folder, None)  # its driver was killed
+    states = {key: reporting.state(job.folder, driven=False)[0] for key, job in jobs.items()}
+    assert states["start", 0] == "done"
+    assert states["teacher", 0] == "running"
+    assert states["generator", 0] == "failed"
+    assert states["teacher", 1] == "stopped"
+    assert states["membership", 1] == states["start", 1] == "missing"
+    assert reporting.state(jobs["teacher", 1].folder, driven=True)[0] == "running"
+    open_stage.finish({})
+    assert reporting.state(jobs["teacher", 0].folder, driven=False)[0] == "done"
+    pretend(jobs["generator", 0]).finish({})  # by hand, in JupyterLab, after the driver's failure
+    assert reporting.state(jobs["generator", 0].folder, driven=False)[0] == "done"
+    failed_notebook(jobs["tuning", 0].folder, True)
+    with locks.driving(tmp_path, "smoke", [("digits", 1)]):
+        reporting.status(tmp_path, "smoke", [("digits", 5)])
+    text = capsys.readouterr().out
+    assert len(re.findall(r"^│ digits +│ [015] ", text, re.M)) == 3
+    assert f"running: digits seed 1 by process {os.getpid()} on" in text
+    assert "failed: digits seed 0  04_tuning; see " in text
+
+
+def test_dry_run_adds_up_what_is_known(tmp_path):
+    for job in make_plan(tmp_path, seeds=[0], until="teacher"):
+        pretend(job).finish({})
+        manifest = json.loads((job.folder / "manifest.json").read_text())
+        manifest = {key: value for key, value in manifest.items() if key != "seal"} | {"seconds": 90.0}
+        sealed = manifest | {"seal": fingerprints.fingerprint(manifest)}
+        (job.folder / "manifest.json").write_text(json.dumps(sealed))
+    jobs = make_plan(tmp_path, seeds=[0, 1], until="generator")
+    assert [job.expected for job in jobs] == [90, 90, None, 90, 90, None], "seed 1 is expected to take what seed 0 took"
+    *_, total = reporting.dry_run(jobs)
+    assert total == (
+        "total: 4 of 6 stages to run, about 3.0 min one after the other and 2 stages whose time is not known"
+    )
+
+
+def test_the_live_table_has_a_row_per_run_and_elapsed_and_expected_times(tmp_path):
+    from rich.console import Console
+
+    jobs = [replace(job, expected=125.0) for job in make_plan(tmp_path)]
+    report = reporting.Reporter(jobs)
+    report.console = Console(width=160, record=True, force_terminal=True, file=io.StringIO())
+    with report:
+        report.started(jobs[0], "tcp://w")
+        report.ended(jobs[0], "done", "in 61 s")
+        report.started(jobs[1], "tcp://w")
+        report.since[jobs[1].folder] -= 65
+        report.line(jobs[1], "epoch 1")
+        report.ended(jobs[2], "failed", "cell 3")
+        report.ended(jobs[3], "reused")
+        shown = Console(width=160, record=True, file=io.StringIO())
+        shown.print(report.draw())
+    text = shown.export_text()
+    assert re.search(r"digits +│ 0 +│ done 0:00 +│ 1:05 of ~2:05 │ failed +│ reused", text), text
+    assert re.search(r"digits +│ 1 +│ ~2:05 ", text)
+    assert "digits seed 0  01_teacher: epoch 1" in text
+    assert "02_generator  failed: cell 3" in report.console.export_text(), "what failed stays above the table"
+
+
+# ------------------------------------------------------------------ a cluster's workers
+
+
+@pytest.fixture
+def expected(tmp_path):
+    token = tmp_path / ".driver-x"
+    token.write_text("x")
+    return {
+        "token": str(token), "driver": "x", "data_root": str(tmp_path),
+        "code": cluster.LOADED, "versions": fingerprints.versions(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"token": "/nonexistent/runs/.driver-x"}, "cannot see the runs folder /nonexistent/runs"),
+        ({"driver": "y"}, "sees another folder than the driver"),
+        ({"data_root": "/nonexistent/data"}, "cannot see the data folder /nonexistent/data"),
+        ({"code": "0123"}, "runs other code than the driver"),
+        ({"versions": {}}, "install the same version"),
+    ],
+)
+def test_a_worker_that_differs_says_how(expected, change, words):
+    assert cluster.inspect(expected) == {"problem": "", "cores": fingerprints.bound()}
+    assert words in cluster.inspect(expected | change)["problem"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--jobs", "0"], "'0' is not a whole number from 1 to 1024"),
+        (["--jobs", "1e99"], "is not a whole number"),
+        (["--threads", "-2"], "--threads"),
+        (["--threads", "9" * 5000], "is not a whole number"),
+        (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:1"], "--jobs is for workers made here"),
+        (["--scheduler", "nonsense://x"], "give the address of a Dask scheduler"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers there"),
+    ],
+)
+def test_bad_options_give_one_line_and_exit_2(tmp_path, args, words):
+    out = subprocess.run(call("--until", "start", *args), capture_output=True, text=True, env=environment(tmp_path))
+    assert out.returncode == 2, out.stderr
+    assert words in out.stderr
+    assert "Traceback" not in out.stderr
+    assert len([line for line in out.stderr.splitlines() if "error" in line]) == 1
+    assert not list(tmp_path.rglob(".driver-*")), "the token is gone again"
+
+
+# ------------------------------------------------------------------ real processes
+
+
+def call(*args):
+    return [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", *map(str, args)]
+
+
+def environment(tmp_path, **more):
+    here = {"KR_RUNS": str(tmp_path / "runs"), "KR_FIGURES": str(tmp_path / "figures"), "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **here, **more}
+
+
+def kernels(tmp_path):
+    """Living kernels that work for this test."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("KR_RUNS") == str(tmp_path / "runs") and "ipykernel" in " ".join(
+                process.cmdline()
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for(condition, what, seconds=600):
+    end = time.time() + seconds
+    while not (found := condition()):
+        assert time.time() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A function that starts a process with its output in a file; whatever still lives at the end is killed."""
+    started = []
+
+    def begin(command, log, **more):
+        with open(tmp_path / log, "w") as file:
+            env = environment(tmp_path, **more)
+            process = subprocess.Popen(command, stdout=file, stderr=file, env=env, cwd=tmp_path, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        for child in [*_children(process.pid), process]:
+            child.kill()
+        process.wait()
+
+
+def _children(pid):
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_ends_everything_and_the_same_command_goes_on(tmp_path, start, jobs):
+    command = call("--until", "teacher", "--jobs", jobs, "--set", "teacher.epochs=400")
+    driver = start(command, "log")
+    run = tmp_path / "runs/smoke/digits/seed0"
+    wait_for(lambda: (run / "00_start_here").exists() and (run / "01_teacher.partial").exists(), "the Teacher trains")
+    assert kernels(tmp_path)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to the driver, its workers, not its kernels
+    assert driver.wait(60) == 130
+    assert not kernels(tmp_path)
+    assert not _children(driver.pid)
+    text = (tmp_path / "log").read_text()
+    assert "the same command goes on from here" in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.rglob(".driver-*"))
+    assert not list(tmp_path.rglob(".*.json")), "no lock was left to the dead"
+    again = subprocess.run(
+        call("--until", "teacher", "--dry-run"), capture_output=True, text=True, env=environment(tmp_path)
+    )
+    assert again.stdout.startswith("reuse  digits seed 0  00_start_here"), "what was finished is kept"
+
+
+@pytest.mark.slow
+def test_two_drivers_at_once_run_nothing_twice(tmp_path, start):
+    first = start(call("--until", "teacher"), "first")
+    lock = locks.driver_path(tmp_path / "runs", "smoke", "digits", 0)
+    wait_for(lambda: locks.holder(lock), "the first driver holds its lock")
+    second = subprocess.run(
+        call("--until", "teacher", "--seeds", "1,0"), capture_output=True, text=True, env=environment(tmp_path)
+    )
+    assert second.returncode == 2
+    assert f"digits seed 0 of profile smoke is being worked on by process {first.pid} on" in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs/smoke/digits/seed1/00_start_here").exists()
+    assert first.wait(600) == 0, (tmp_path / "first").read_text()
+    assert sorted(stage for run in runs.find(tmp_path / "runs", "smoke").values() for stage in run) == [
+        "start",
+        "teacher",
+    ]
+    again = subprocess.run(call("--until", "teacher"), capture_output=True, text=True, env=environment(tmp_path))
+    assert again.stdout.count("reused") == 2
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def dask(start):
+    """A real scheduler on loopback, and a function that adds a worker process: (address, process)."""
+    tool = str(Path(sys.executable).parent / "dask")
+    address = f"tcp://127.0.0.1:{free_port()}"
+    port = address.rpartition(":")[2]
+    web = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]  # loopback for everything
+    start([tool, "scheduler", "--host", "127.0.0.1", "--port", port, *web], "scheduler")
+
+    def worker(log, *args, **more):
+        mine = free_port()
+        options = ["--host", "127.0.0.1", "--worker-port", str(mine), "--nthreads", "1", "--no-nanny", *web]
+        process = start([tool, "worker", address, *options, *args], log, **more)
+        return f"tcp://127.0.0.1:{mine}", process
+
+    return address, worker
+
+
+def results(root):
+    """Everything that must not depend on where a stage ran: metrics without their speeds, weights, curves, images."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if path.name == "metrics.json":
+            metrics = json.loads(path.read_text())
+            metrics.pop("images_per_second", None)  # the only measured time among the metrics
+            found[name] = json.dumps(metrics)
+        elif path.suffix in (".safetensors", ".csv", ".npz"):
+            found[name] = path.read_bytes()
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(tmp_path, start, dask):
+    """Two datasets x two seeds on two real workers, one killed with -9 in the middle of a stage."""
+    shutil.rmtree(tmp_path / "data", ignore_errors=True)
+    (tmp_path / "data").mkdir()
+    real = Path(os.environ.get("KR_DATA", "")) / "breastmnist.npz"
+    if real.is_file():
+        (tmp_path / "data/breastmnist.npz").symlink_to(real)
+    else:
+        np.savez_compressed(tmp_path / "data/breastmnist.npz", **med_arrays(n=(80, 20, 20)))
+    options = ["--datasets", "digits,breastmnist", "--seeds", "0,1", "--data-root", tmp_path / "data", "--threads", "1"]
+    options += ["--until", "checkpoints", "--set", "generator.steps=20", "--set", "teacher.epochs=1"]
+
+    address, worker = dask
+    workers = dict(worker(f"worker{k}") for k in range(2))
+    wait_for(lambda: "Registered to" in (tmp_path / "worker1").read_text(), "the workers have joined")
+    wait_for(lambda: "Registered to" in (tmp_path / "worker0").read_text(), "the workers have joined")
+    driver = start(call(*options, "--scheduler", address), "driver")
+    log = tmp_path / "driver"
+    dataset, seed, where = wait_for(
+        lambda: re.search(r"(\w+) seed (\d)  02_generator  \(.*on (tcp://\S+)\)", log.read_text()), "a Generator starts"
+    ).groups()
+    folder = tmp_path / "runs/smoke" / dataset / f"seed{seed}"
+    wait_for((folder / "02_generator.partial").exists, "it trains")
+    orphans = _children(workers[where].pid)
+    workers[where].kill()
+    assert orphans
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in orphans), "its kernel ends too", 20)
+    assert driver.wait(1500) == 0, log.read_text()
+    text = log.read_text()
+    assert f"{dataset} seed {seed}  02_generator  its worker was lost; taken up again on" in text
+    assert "Traceback" not in text
+    assert text.count("done in") == 16
+    assert not kernels(tmp_path)
+    hardware = {p.parent.name: json.loads(p.read_text())["hardware"] for p in tmp_path.rglob("manifest.json")}
+    assert {stage: values["threads"] for stage, values in hardware.items()} == dict.fromkeys(hardware, 1)
+
+    alone = subprocess.run(
+        call(*options), capture_output=True, text=True, env=environment(tmp_path, KR_RUNS=str(tmp_path / "alone"))
+    )
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    spread_out, one_by_one = results(tmp_path / "runs"), results(tmp_path / "alone")
+    assert len([name for name in one_by_one if name.endswith("metrics.json")]) == 16
+    assert set(spread_out) == set(one_by_one)
+    assert [name for name in one_by_one if spread_out[name] != one_by_one[name]] == []
+
+
+@pytest.mark.slow
+def test_a_lost_scheduler_is_a_failure_in_one_line(tmp_path, start, dask):
+    address, worker = dask
+    worker("worker")
+    wait_for(lambda: "Registered to" in (tmp_path / "worker").read_text(), "the worker has joined")
+    options = ["--scheduler", address, "--keep-going", "--until", "teacher", "--set", "teacher.epochs=400"]
+    driver = start(call(*options), "driver")
+    wait_for(lambda: list(tmp_path.rglob("01_teacher.partial")), "the Teacher trains")
+    port = address.rpartition(":")[2]
+    scheduler = [p for p in psutil.Process().children() if {"scheduler", port} <= set(p.cmdline())]
+    scheduler[0].kill()
+    assert driver.wait(120) == 1
+    text = (tmp_path / "driver").read_text()
+    assert "failed: digits seed 0  01_teacher: the connection to the scheduler was lost" in text
+    assert "Traceback" not in text
+    wait_for(lambda: not kernels(tmp_path), "the worker ends, and its kernel", 60)
+
+
+@pytest.mark.slow
+def test_a_worker_of_other_code_or_without_a_gpu_for_it(tmp_path, start, dask):
+    address, worker = dask
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "kr_utils", other / "kr_utils")
+    shutil.copytree(ROOT / "notebooks", other / "notebooks")
+    options = call("--until", "start", "--threads", "1", "--scheduler", address)
+    out = subprocess.run(options, capture_output=True, text=True, env=environment(tmp_path))
+    assert out.returncode == 2
+    assert "has no workers" in out.stderr
+
+    worker("good", "--resources", "GPU=1")
+    wait_for(lambda: "Registered to" in (tmp_path / "good").read_text(), "the worker has joined")
+    out = subprocess.run(
+        call("--until", "teacher", "--scheduler", address, "--threads", "2"),
+        capture_output=True, text=True, env=environment(tmp_path),
+    )  # fmt: skip
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert "on 1 workers of tcp://127.0.0.1" in out.stdout
+    found = runs.find(tmp_path / "runs", "smoke")["digits", 0]
+    assert found["teacher"].manifest["hardware"]["threads"] == 2, "torch took the threads that were asked for"
+    assert found["start"].manifest["hardware"]["threads"] == 2
+
+    with open(other / "kr_utils/seeds.py", "a") as file:
+        file.write("\n# another version\n")
+    bad, _ = worker("bad", PYTHONPATH=str(other))
+    wait_for(lambda: "Registered to" in (tmp_path / "bad").read_text(), "the worker has joined")
+    out = subprocess.run(options, capture_output=True, text=True, env=environment(tmp_path))
+    assert out.returncode == 2, out.stdout + out.stderr
+    assert f"worker {bad} runs other code than the driver" in out.stderr
+    assert len(out.stderr.strip().splitlines()) == 1
