@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -261,7 +262,7 @@ def execute(
             kernel_manager_class=Kernel,
             progress_bar=False,
             stdout_file=_Lines(on_line),
-            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about TCP on loopback
+            extra_arguments=["--IPKernelApp.log_level=50"],  # no warning about TCP on loopback
         )
     except PapermillExecutionError as error:
         reason = str(error.evalue).strip().splitlines() or [""]
@@ -276,6 +277,8 @@ def execute(
     ) as error:  # nbclient's DeadKernelError is a RuntimeError
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise StageFailed(f"{notebook.name}: {reason[0]}; see {partial}") from error
+    finally:
+        gc.collect()  # a client, its sockets and its event loop hold one another; 200 stages would pile up
     done = runs.read(job.folder)
     if done is None or done.manifest["fingerprint"] != job.fingerprint:
         raise StageFailed(f"{notebook.name} ran but left no result that matches its plan; see {partial}")
