@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import datetime
+import gc
 import json
 import os
 import shutil
@@ -259,6 +260,8 @@ def execute(
     except Exception as error:  # a dead or missing kernel, no space, no port: each library has its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise StageFailed(f"{notebook.name}: {reason[0]}; see {partial}") from error
+    finally:
+        gc.collect()  # a client, its sockets and its event loop hold one another; 200 stages would pile up
     done = runs.read(job.folder)
     if done is None or done.manifest["fingerprint"] != job.fingerprint:
         raise StageFailed(f"{notebook.name} ran but left no result that matches its plan; see {partial}")
