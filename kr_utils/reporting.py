@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kr_utils import fingerprints, locks, runs, workflow
 
+SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "AUC real", "AUC Student", "minutes")
 STAGES = [stage for stage in fingerprints.STAGES if stage != "compare"]
 
 
@@ -117,13 +118,37 @@ class Reporter:
         """The closing table; real and CAS are test accuracies, AUC is the loss attack's."""
         from rich.table import Table
 
-        table = Table(*workflow.SUMMARY)
-        for row in workflow.summary(self.jobs, seconds):
+        table = Table(*SUMMARY)
+        for row in summary(self.jobs, seconds):
             table.add_row(*row)
         self.console.print(table)
         spent = {s: sum(v for job, v in seconds.items() if job.stage == s) for s in fingerprints.STAGES}
         if seconds:
             self.say("minutes by stage: " + ", ".join(f"{s} {v / 60:.1f}" for s, v in spent.items() if v))
+
+
+def summary(jobs: list[workflow.Job], seconds: dict[workflow.Job, float]) -> list[list[str]]:
+    """Rows of the closing table, one per dataset and seed: the columns of `SUMMARY`, "-" where nothing is known yet.
+
+    seconds : of the jobs that ran now; a reused stage counts with the seconds its result once took
+    """
+    rows = []
+    jobs = [job for job in jobs if job.stage != "compare"]
+    for where in dict.fromkeys((job.dataset, job.seed) for job in jobs):
+        mine = {job: runs.read(job.folder) for job in jobs if (job.dataset, job.seed) == where}
+        found = {job.stage: done.metrics for job, done in mine.items() if done}
+        row = [where[0], str(where[1])] + ["-"] * 5
+        if "teacher" in found:
+            row[2] = f"{found['teacher']['test_accuracy']:.4f}"
+        if "distillation" in found:
+            m = found["distillation"]
+            row[3] = f"{m['cas']:.4f}"
+            row[4] = f"{100 * m['cas_gap']:+.2f} [{100 * m['gap_low']:+.2f}, {100 * m['gap_high']:+.2f}]"
+        if "membership" in found:
+            row[5:7] = [f"{found['membership'][who]['loss']['auc']:.3f}" for who in ("real", "student")]
+        total = sum(seconds.get(job, done.manifest["seconds"] if done else 0) for job, done in mine.items())
+        rows.append([*row, f"{total / 60:.1f}"])
+    return rows
 
 
 def clock(seconds: float) -> str:

@@ -17,8 +17,6 @@ from statistics import fmean
 
 from kr_utils import InputError, fingerprints, profiles, runs
 
-SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "AUC real", "AUC Student", "minutes")
-
 
 class StageFailed(RuntimeError):
     """A notebook raised; the message names the cell, its error, and where the partial notebook is."""
@@ -155,30 +153,6 @@ def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, 
 
 def _figures_stand(done: runs.Done, figures: Path) -> bool:
     return all((figures / name).is_file() for name in done.metrics.get("figures", []))
-
-
-def summary(jobs: list[Job], seconds: dict[Job, float]) -> list[list[str]]:
-    """Rows of the closing table, one per dataset and seed: the columns of `SUMMARY`, "-" where nothing is known yet.
-
-    seconds : of the jobs that ran now; a reused stage counts with the seconds its result once took
-    """
-    rows = []
-    jobs = [job for job in jobs if job.stage != "compare"]
-    for where in dict.fromkeys((job.dataset, job.seed) for job in jobs):
-        mine = {job: runs.read(job.folder) for job in jobs if (job.dataset, job.seed) == where}
-        found = {job.stage: done.metrics for job, done in mine.items() if done}
-        row = [where[0], str(where[1])] + ["-"] * 5
-        if "teacher" in found:
-            row[2] = f"{found['teacher']['test_accuracy']:.4f}"
-        if "distillation" in found:
-            m = found["distillation"]
-            row[3] = f"{m['cas']:.4f}"
-            row[4] = f"{100 * m['cas_gap']:+.2f} [{100 * m['gap_low']:+.2f}, {100 * m['gap_high']:+.2f}]"
-        if "membership" in found:
-            row[5:7] = [f"{found['membership'][who]['loss']['auc']:.3f}" for who in ("real", "student")]
-        total = sum(seconds.get(job, done.manifest["seconds"] if done else 0) for job, done in mine.items())
-        rows.append([*row, f"{total / 60:.1f}"])
-    return rows
 
 
 def declared_parameters(notebook: Path) -> set[str]:
