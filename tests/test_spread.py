@@ -411,7 +411,11 @@ def results(root):
             metrics = json.loads(path.read_text())
             metrics.pop("images_per_second", None)  # the only measured time among the metrics
             found[name] = json.dumps(metrics)
-        elif path.suffix in (".safetensors", ".csv", ".npz"):
+        elif path.suffix == ".safetensors":  # its writer puts the header's notes in a random order, so it is parsed
+            whole = path.read_bytes()
+            start = 8 + int.from_bytes(whole[:8], "little")
+            found[name] = json.loads(whole[8:start]), whole[start:]
+        elif path.suffix in (".csv", ".npz"):
             found[name] = path.read_bytes()
     return found
 
