@@ -71,7 +71,7 @@ class Tuning:
 @dataclass(frozen=True)
 class Distillation:
     epochs: int = 40
-    period: int = 2  # epochs between regenerations; 1 is the paper's "accurate" run
+    period: int = 4  # epochs between regenerations; 1 is the paper's "accurate" run
     images: int = 0  # per synthetic set; 0: as many as the real training set
     balance: str = "uniform"  # or "prior"
     temperature: float = 1.0

@@ -1,0 +1,33 @@
+"""The benchmarks run; what they measure is for people to read."""
+
+import subprocess
+import sys
+
+import pytest
+
+from kr_utils import fingerprints
+
+SCRIPT = fingerprints.ROOT / "benchmarks/run.py"
+
+
+def bench(*arguments):
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=900)
+
+
+def test_an_unknown_case_is_refused():
+    out = bench("--only", "nosuch")
+    assert out.returncode == 2
+    assert "unknown case 'nosuch'; choose from sampling, generator" in out.stderr
+
+
+@pytest.mark.slow
+def test_a_case_prints_ratio_goal_hardware_and_writes_the_table(tmp_path):
+    out = bench("--quick", "--only", "size,stage", "--out", str(tmp_path / "results.md"))
+    assert out.returncode == 0, out.stderr
+    table = (tmp_path / "results.md").read_text()
+    assert table.count("\n| ") == 2 + 2, "header, rule, two rows"
+    assert "threads: " in table
+    assert "torch 2." in table
+    for row in table.splitlines()[-2:]:
+        ratio = float(row.split("|")[3].split()[0])
+        assert 0.1 < ratio < 10
