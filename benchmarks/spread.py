@@ -7,6 +7,7 @@ Each stage is a notebook of two cells that runs through the driver's own path: p
 manifest. It imports no torch, so what is measured is the machinery. Exit code 1 if something was lost, left or grew.
 """
 
+import contextlib
 import os
 import shutil
 import sys
@@ -42,7 +43,9 @@ def tiny_tree(folder: Path) -> None:
 def processes() -> dict[str, list[psutil.Process]]:
     found = {"driver": [psutil.Process()], "workers": [], "kernels": []}
     for child in psutil.Process().children(recursive=True):
-        words = " ".join(child.cmdline())
+        words = ""
+        with contextlib.suppress(psutil.Error):  # a kernel that has just ended
+            words = " ".join(child.cmdline())
         kind = "kernels" if "ipykernel" in words else "workers" if "spawn_main" in words else ""
         if kind:
             found[kind].append(child)

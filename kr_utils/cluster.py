@@ -52,6 +52,7 @@ class Cluster:
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> Cluster:
+        import dask
         from distributed import Client, LocalCluster
 
         for name in list(logging.root.manager.loggerDict):  # what a lost connection means is told here, in one line
@@ -66,7 +67,8 @@ class Cluster:
                 # No dashboard; its server starts all the same, and must not listen to the network.
                 web = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
                 # Ctrl-C in a terminal goes to all its processes; the workers are ended from here, in order.
-                with _deaf():
+                # Dask's profiler keeps a call tree per second of a thread that only waits for its kernel.
+                with _deaf(), dask.config.set({"distributed.worker.profile.enabled": False}):
                     # Kernels hold the memory, not the workers, so Dask's limit would be of the wrong process.
                     cluster = LocalCluster(
                         n_workers=self.jobs, threads_per_worker=1, host="127.0.0.1", scheduler_kwargs=web,
