@@ -172,6 +172,31 @@ def case_generator(quick: bool) -> list[dict]:
             {"case": "Generator step: share of the matrix-multiply rate", "goal": goals[1], **rate}]  # fmt: skip
 
 
+def case_compile(quick: bool) -> list[dict]:
+    """What the rule in kr_utils/precision.py rests on: what compiling the Generator costs, and what it saves a step."""
+    if quick:
+        return []
+    from kr_utils import precision
+
+    split = pictures(512)
+    model = generator.build(2, split.images, width=64, levels=2, layers=1, fold=2, seed=0).to(DEVICE)
+    clean, labels = model.encode(split.images[:128].to(DEVICE)), split.labels[:128].to(DEVICE)
+    source = torch.Generator(device=DEVICE).manual_seed(0)
+    network = precision.compiled(model, (clean, torch.ones(128, device=DEVICE), labels), steps=10**12)
+
+    def step(used):
+        generator.edm_loss(used, model, clean, labels, 0.0, source).backward()
+        model.zero_grad(set_to_none=True)
+
+    step(model)
+    cost = seconds(lambda: step(network))
+    found = compare(lambda: [step(model) for _ in range(5)], lambda: [step(network) for _ in range(5)], 5)
+    saved = (found["reference"] - found["ours"]) / 5
+    after = f"repaid after {cost / saved:.0f} steps" if saved > 0 else "never repaid"
+    note = f"compiling took {cost:.0f} s: {after}; 28x28, fold 2, batch 128"
+    return [{"case": "Generator forward and backward: eager / compiled", "goal": "report", **found, "note": note}]
+
+
 def achieved(model: generator.Generator, step_seconds: float) -> dict:
     from torch.utils.flop_counter import FlopCounterMode
 
