@@ -12,9 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-# Compiling a Generator takes 1 to 2 minutes on a CPU and saves about a fifth of each step; on a GPU 1 minute for a
-# third. It is done where it saves at least twice what it costs.
-REPAYS_SECONDS = {"cpu": 1200, "cuda": 360}
+# Training seconds from which on compiling the Generator pays. Measured on two CPU cores (benchmarks/results.md): it
+# takes a minute and saves about a twelfth of each step, so it takes an hour's work to be worth it. The value for a GPU
+# is an assumption (a minute for a third of each step), not measured.
+REPAYS_SECONDS = {"cpu": 3600, "cuda": 360}
 # Training steps of the Generator reach about this many operations a second here (two CPU cores; one data-centre GPU).
 TYPICAL_FLOPS = {"cpu": 2.2e11, "cuda": 5e13}
 

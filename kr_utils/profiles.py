@@ -44,7 +44,7 @@ class Generator:
     ema_decay: float = 0.995
     label_dropout: float = 0.1
     checkpoints: int = 4
-    few_steps: int = 300  # optimiser steps of consistency tuning (few-step generation); 0: none
+    few_steps: int = 240  # optimiser steps of consistency tuning (few-step generation); 0: none
     few_lr: float = 5e-4
 
 
@@ -71,7 +71,7 @@ class Tuning:
 @dataclass(frozen=True)
 class Distillation:
     epochs: int = 40
-    period: int = 4  # epochs between regenerations; 1 is the paper's "accurate" run
+    period: int = 5  # epochs between regenerations; 1 is the paper's "accurate" run
     images: int = 0  # per synthetic set; 0: as many as the real training set
     balance: str = "uniform"  # or "prior"
     temperature: float = 1.0
