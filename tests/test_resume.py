@@ -555,7 +555,7 @@ def test_the_copy_of_a_notebook_is_put_in_its_place_if_the_driver_died_before(tm
 def drive(home, log=subprocess.DEVNULL):
     """Start a whole smoke run whose states are saved every tenth of a second; its process."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "KR_SAVE_SECONDS": "0.1"}
-    call = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke"]
+    call = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", "--threads", "1"]
     call += ["--runs-dir", str(home / "runs"), "--figures-dir", str(home / "figures")]
     return subprocess.Popen(call, env=env, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
 
@@ -579,12 +579,13 @@ def kill_in_stage(home, final, delay, after):
     with open(home / "log.txt", "a") as log:
         process = drive(home, log)
     marker = folders.partial(final) / "state" / "stage.json"
-    clock, before = None, marker.stat().st_mtime_ns if marker.exists() else 0
+    clock, before = None, age(marker)
     give_up = time.time() + 300
     while process.poll() is None and time.time() < give_up:
-        if clock is None and marker.exists() and marker.stat().st_mtime_ns != before:
-            states = marker.parent.rglob("*.safetensors")
-            if after == "begun" or any(age(path) > marker.stat().st_mtime_ns for path in states):
+        begun = age(marker)
+        if clock is None and begun not in (0, before):
+            states = files_in(marker.parent, "*.safetensors")
+            if after == "begun" or any(age(path) > begun for path in states):
                 clock = time.time()
         if (clock and time.time() - clock > delay) or (final / "manifest.json").exists():
             break
@@ -592,8 +593,16 @@ def kill_in_stage(home, final, delay, after):
     kill_all(process)
     if (final / "manifest.json").exists():
         return "just finished"
-    saved = list(folders.partial(final).rglob("*.safetensors"))
+    saved = files_in(folders.partial(final), "*.safetensors")
     return f"{delay:.2f} s after it {after}, {len(saved)} files of states and weights"
+
+
+def files_in(folder, pattern):
+    """The files below a folder that a running stage may move away at any moment."""
+    try:
+        return list(folder.rglob(pattern))
+    except OSError:
+        return []
 
 
 def age(path):

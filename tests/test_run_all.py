@@ -169,7 +169,8 @@ def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
 
 @pytest.mark.slow
 def test_real_medical_images_in_smoke(tmp_path, medical):
-    out = drive("--profile", "smoke", "--datasets", "breastmnist,retinamnist", KR_DATA=medical)
+    side_by_side = ("--jobs", "2", "--threads", "1")
+    out = drive("--profile", "smoke", "--datasets", "breastmnist,retinamnist", *side_by_side, KR_DATA=medical)
     assert out.returncode == 0, out.stdout + out.stderr
     root = tmp_path / "runs"
     for name in ("breastmnist", "retinamnist"):
