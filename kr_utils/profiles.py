@@ -26,6 +26,7 @@ class Teacher:
     width: int = 16  # channels of the first stage
     depth: int = 8  # layers, 6n + 2
     epochs: int = 40
+    most_steps: int = 4000  # optimiser steps: a large set gets fewer epochs (`epochs_within`); 0: no limit
     batch: int = 64
     lr: float = 0.1
     weight_decay: float = 5e-4
@@ -55,6 +56,8 @@ class Checkpoints:
     students: int = 3  # averaged per candidate
     guidance: float = 1.0
     steps: int = 10
+    most_images: int = 1000  # per synthetic set; 0: as many as the real training set, however many
+    balance: str = "uniform"  # or "prior"
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,17 @@ class Tuning:
     steps: tuple[int, ...] = (8, 16)
     churn: tuple[float, ...] = (2.0,)  # more needs more steps
     threshold: tuple[float, ...] = (0.5,)
+    most_images: int = 1000
+    balance: str = "uniform"
 
 
 @dataclass(frozen=True)
 class Distillation:
     epochs: int = 40
     period: int = 5  # epochs between regenerations; 1 is the paper's "accurate" run
-    images: int = 0  # per synthetic set; 0: as many as the real training set
-    balance: str = "uniform"  # or "prior"
+    images: int = 0  # per synthetic set; 0: as many as the real training set, but not more than `most_images`
+    most_images: int = 4000  # 0: no limit
+    balance: str = "uniform"
     temperature: float = 1.0
     hard_weight: float = 0.0  # share of the hard-label loss in GKD
 
@@ -107,9 +113,17 @@ PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         teacher=Teacher(epochs=2, width=8),
         generator=Generator(steps=16, batch=32, width=16, checkpoints=2, few_steps=4),
-        checkpoints=Checkpoints(epochs=1, students=1, steps=3),
-        tuning=Tuning(epochs=1, students=1, guidance=(1.0, 2.0), steps=(2,), churn=(2.0,), threshold=(0.3,)),
-        distillation=Distillation(epochs=2, period=1),
+        checkpoints=Checkpoints(epochs=1, students=1, steps=3, most_images=300),
+        tuning=Tuning(
+            epochs=1,
+            students=1,
+            guidance=(1.0, 2.0),
+            steps=(2,),
+            churn=(2.0,),
+            threshold=(0.3,),
+            most_images=300,
+        ),
+        distillation=Distillation(epochs=2, period=1, most_images=300),
         membership=Membership(overfit_images=64, overfit_epochs=60, draws=200),
     ),
     "quick": Profile(),
@@ -132,7 +146,7 @@ PROFILES: dict[str, Profile] = {
         membership=Membership(overfit_epochs=60),
     ),
     "paper": Profile(
-        teacher=Teacher(width=64, depth=20, epochs=200, batch=128, weight_decay=1e-4),
+        teacher=Teacher(width=64, depth=20, epochs=200, most_steps=0, batch=128, weight_decay=1e-4),
         generator=Generator(
             steps=60_000,
             batch=256,
@@ -146,7 +160,7 @@ PROFILES: dict[str, Profile] = {
             few_steps=15_000,
             few_lr=1e-4,
         ),
-        checkpoints=Checkpoints(epochs=40, students=3, steps=18),
+        checkpoints=Checkpoints(epochs=40, students=3, steps=18, most_images=10_000),
         tuning=Tuning(
             epochs=40,
             students=3,
@@ -154,13 +168,21 @@ PROFILES: dict[str, Profile] = {
             steps=(8, 12, 18, 32),
             churn=(4.0, 10.0, 20.0),
             threshold=(0.25, 0.5, 0.75, 0.9),
+            most_images=10_000,
         ),
-        distillation=Distillation(epochs=200, period=1),
+        distillation=Distillation(epochs=200, period=1, most_images=0),
         membership=Membership(overfit_images=500, overfit_epochs=100),
     ),
 }
 
 STAGES = tuple(f.name for f in dataclasses.fields(Profile))
+
+
+def epochs_within(teacher: Teacher, images: int) -> int:
+    """Epochs over so many training images: `teacher.epochs`, or as many as `most_steps` allows, at least one."""
+    if not teacher.most_steps:
+        return teacher.epochs
+    return max(1, min(teacher.epochs, teacher.most_steps // max(1, images // teacher.batch)))
 
 
 def budget(stage: str, profile: str, overrides: dict | None = None):
@@ -194,11 +216,13 @@ def budget(stage: str, profile: str, overrides: dict | None = None):
 
 # Fields in which zero is a meaningful value; all other numbers must be positive.
 MAY_BE_ZERO = {"erase", "label_dropout", "weight_decay", "images", "hard_weight", "churn", "threshold", "few_steps"}
+MAY_BE_ZERO |= {"most_steps", "most_images"}
 AT_MOST_ONE = {"erase", "label_dropout", "hard_weight", "threshold", "ema_decay"}
 # What no machine can hold or no search can end with; all other numbers go up to a thousand million.
 AT_MOST = {"width": 4096, "depth": 1202, "levels": 8, "layers": 16, "fold": 16, "batch": 2**16, "checkpoints": 1000}
 AT_MOST |= {"students": 1000, "examples": 100, "draws": 10**6, "lr": 100, "temperature": 1000, "churn": 1000}
 AT_MOST |= {"guidance": 1000, "lam": 1000, "weight_decay": 10, "overfit_images": 10**6, "images": 10**8}
+AT_MOST |= {"most_images": 10**8}
 MOST_VALUES = 1000  # of one list
 
 

@@ -28,6 +28,7 @@ FROM = {
 # Every file of kr_utils, and what a changed statement in it reruns.
 MODULES = {
     "plots": {"compare"},
+    "tables": {"compare"},
     "kr.mplstyle": {"compare"},
     "explore": set(),
     "profiles": set(),  # a budget's numbers count, not the file they stand in

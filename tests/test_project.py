@@ -26,6 +26,7 @@ FLOORS = {
     "seeds": set(),
     "validation": set(),
     "metrics": set(),
+    "tables": {"metrics"},
     "fingerprints": set(),
     "paths": {"fingerprints"},
     "stamps": set(),
