@@ -72,3 +72,10 @@ def test_no_text_crashes_the_parser(text):
             assert len(str(error)) < 400  # noqa: PT017  (either outcome is right)
         else:
             assert parsed
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(546, 60), (4708, 54), (60_000, 4), (10**6, 1), (10, 60)])
+def test_epochs_within_the_limit_of_steps(images, epochs):
+    teacher = profiles.Teacher(epochs=60, most_steps=4000, batch=64)
+    assert profiles.epochs_within(teacher, images) == epochs
+    assert epochs == 1 or epochs * max(1, images // 64) <= 4000

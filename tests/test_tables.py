@@ -1,0 +1,118 @@
+"""The tables a reader sees: known answers from rows made by hand, and the README against the kept results."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kr_utils import fingerprints, tables
+
+ROOT = fingerprints.ROOT
+
+
+def rows(title="BreastMNIST", gaps=(-0.01, 0.0, 0.03), test_images="10;30", resnet18=0.863, few=(), profile="laptop"):
+    """Rows as 08 writes them, a dataset of two classes."""
+    out = []
+    common = {"profile": profile, "dataset": title.lower(), "title": title, "resnet18": resnet18, "lambda": 2.0}
+    common |= {"classes": "malignant;benign", "test_images": test_images, "commit": "0123456789abcdef"}
+    common |= {"settings": None, "hardware": "CPU, 2 thread(s), GPU none, torch 2.15.0"}
+    for seed, gap in enumerate(gaps):
+        here = common | {"seed": seed, "minutes": 20.0 + seed, "generalisation_gap": 0.1, "aop": 0.7}
+        mia = {"mia_auc": 0.55 + 0.01 * seed, "mia_tpr_at_1pct_fpr": 0.02}
+        out.append(here | mia | {"method": "real", "accuracy": 0.8, "gap": 0.0, "recall": "0.5000;0.9000"})
+        student = {"accuracy": 0.8 + gap, "gap": gap, "recall": f"{0.4 + 0.1 * seed:.4f};0.8000"}
+        out.append(here | mia | {"method": "gkd"} | student)
+        out.extend(here | {"method": m, "accuracy": 0.7, "gap": -0.1} for m in list(tables.METHODS)[1:4])
+        if seed in few:
+            out.append(here | {"method": "soft_few", "accuracy": 0.75, "gap": -0.05})
+    return pd.DataFrame(out)
+
+
+def test_accuracy_is_the_mean_with_students_t_interval_and_a_paired_test():
+    gaps = (-0.01, 0.0, 0.03)
+    row = tables.accuracy(rows(gaps=gaps)).iloc[0]
+    assert row["dataset"] == "BreastMNIST"
+    assert row["seeds"] == 3
+    assert row["MedMNIST's ResNet-18, real"] == "86.3"
+    # mean 2/3 point; standard deviation 2.0817 points; t(0.975, 2) = 4.3027: half width 5.171
+    assert row["CAS gap"] == "+0.67 [-4.50, +5.84]"
+    assert row["real"] == "80.0 [80.0, 80.0]"
+    assert row["paired p"] == f"{stats.ttest_rel([0.8 + g for g in gaps], [0.8] * 3).pvalue:.2f}"
+    assert row["minutes per seed"] == "21"
+
+
+def test_one_seed_has_no_interval_and_no_p_value():
+    row = tables.accuracy(rows(gaps=(0.01,), resnet18=np.nan)).iloc[0]
+    assert row["CAS gap"] == "+1.00"
+    assert row["paired p"] == ""
+    assert row["MedMNIST's ResNet-18, real"] == ""
+
+
+def test_equal_gaps_have_no_p_value():
+    assert np.isnan(tables.paired_p([0.01, 0.01, 0.01]))
+
+
+def test_few_step_is_told_with_its_number_of_seeds():
+    name = tables.METHODS["soft_few"]
+    assert tables.ablation(rows(few=(0, 2))).iloc[0][name] == "75.0 (2 of 3 seeds)"
+    assert tables.ablation(rows(few=(0, 1, 2))).iloc[0][name] == "75.0"
+    assert tables.ablation(rows()).iloc[0][name] == "not kept"
+
+
+def test_recall_is_shown_where_classes_are_uneven_only():
+    uneven = tables.recalls(rows())
+    assert uneven["class"].tolist() == ["malignant", "benign"]
+    assert uneven["test images"].tolist() == [10, 30]
+    assert uneven["real"].tolist() == ["50", "90"]
+    assert uneven["Student"].tolist() == ["50", "80"]
+    assert tables.recalls(rows(test_images="20;29")).empty
+
+
+def test_what_cannot_be_estimated_is_no_number():
+    table = rows()
+    table["mia_tpr_at_1pct_fpr"] = np.nan
+    assert tables.attacks(table).iloc[0]["TPR at 1 % FPR, real"] == "not estimable"
+
+
+def test_the_overall_gap_is_over_datasets_not_over_seeds():
+    table = pd.concat([rows(gaps=(-0.02,)), rows("RetinaMNIST", gaps=(0.0, 0.02, 0.04))])
+    # dataset means -2 and +2 points: the mean is 0, not the +1 of all four seeds
+    assert tables.overall(table).startswith("Mean CAS gap over 2 datasets: +0.00 [")
+
+
+def test_the_same_dataset_in_two_profiles_stays_two_rows():
+    table = pd.concat([rows(), rows(profile="paper", gaps=(0.01, 0.02))])
+    assert tables.accuracy(table)[["profile", "seeds"]].values.tolist() == [["laptop", 3], ["paper", 2]]
+
+
+def test_the_command_is_one_that_the_driver_takes():
+    import shlex
+
+    import run_all
+
+    table = rows()
+    table["settings"] = " --set generator.steps=12"
+    line = tables.provenance(table)[0]
+    command = line.split("`")[1]
+    args = run_all.parser().parse_args(shlex.split(command)[2:])
+    assert (args.datasets, args.seeds, args.profile) == ("breastmnist", "0,1,2", "laptop")
+    assert "commit 0123456789" in line
+
+
+def test_the_readme_shows_the_kept_results():
+    """`python -m kr_utils.tables` after new results; the README may not say anything else."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("<!-- results -->") == 1
+    assert tables.into(text, tables.section(tables.read(ROOT / "figures"))) == text
+
+
+def test_only_the_part_between_the_markers_is_replaced(tmp_path):
+    (tmp_path / "figures/laptop").mkdir(parents=True)
+    rows().to_csv(tmp_path / "figures/laptop/results.csv", index=False)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results -->\nold \\1\n<!-- /results -->\nafter\n")
+    tables.main(tmp_path)
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- results -->\nAccuracy on real test images")
+    assert text.endswith("<!-- /results -->\nafter\n")
+    assert "old" not in text
+    assert "| laptop | BreastMNIST | 3 | 86.3 |" in text
