@@ -131,8 +131,10 @@ def provenance(table: pd.DataFrame) -> list[str]:
     for profile, title, rows in _datasets(table):
         seeds = ",".join(str(k) for k in sorted(set(rows.seed)))
         options = rows.settings.fillna("").iloc[0]
-        command = f"python run_all.py --profile {profile} --datasets {rows.dataset.iloc[0]} --seeds {seeds}{options}"
-        where = sorted(set(rows.hardware))
+        command = f"python run_all.py --profile {profile} --datasets {rows.dataset.iloc[0]} --seeds {seeds}"
+        threads = sorted(set(rows.threads))  # with others, sums are in another order and the last digits differ
+        command += f" --threads {threads[0]}{options}"
+        where = [*sorted(set(rows.hardware)), *(["seeds with other threads too"] if len(threads) > 1 else [])]
         commits = sorted({str(c)[:10] for c in rows.commit.dropna()})
         lines.append(f"{title}: `{command}`; {'; '.join(where)}; commit {', '.join(commits) or 'unknown'}")
     return lines

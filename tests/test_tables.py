@@ -14,7 +14,7 @@ def rows(title="BreastMNIST", gaps=(-0.01, 0.0, 0.03), test_images="10;30", resn
     out = []
     common = {"profile": profile, "dataset": title.lower(), "title": title, "resnet18": resnet18, "lambda": 2.0}
     common |= {"classes": "malignant;benign", "test_images": test_images, "commit": "0123456789abcdef"}
-    common |= {"settings": None, "hardware": "CPU, 2 thread(s), GPU none, torch 2.15.0"}
+    common |= {"settings": None, "hardware": "CPU, GPU none, torch 2.15.0", "threads": 2}
     for seed, gap in enumerate(gaps):
         here = common | {"seed": seed, "minutes": 20.0 + seed, "generalisation_gap": 0.1, "aop": 0.7}
         mia = {"mia_auc": 0.55 + 0.01 * seed, "mia_tpr_at_1pct_fpr": 0.02}
@@ -94,7 +94,7 @@ def test_the_command_is_one_that_the_driver_takes():
     line = tables.provenance(table)[0]
     command = line.split("`")[1]
     args = run_all.parser().parse_args(shlex.split(command)[2:])
-    assert (args.datasets, args.seeds, args.profile) == ("breastmnist", "0,1,2", "laptop")
+    assert (args.datasets, args.seeds, args.profile, args.threads) == ("breastmnist", "0,1,2", "laptop", 2)
     assert "commit 0123456789" in line
 
 
