@@ -259,8 +259,10 @@ def begin(
     root = runs_root(str(runs_dir))
     upstream = {}
     for need in STAGES[stage][1]:
-        settle(stage_dir(root, profile, dataset, seed, need))
-        done = read(stage_dir(root, profile, dataset, seed, need))
+        folder = stage_dir(root, profile, dataset, seed, need)
+        if locks.holder(locks.stage_path(folder)) is None:  # else it is at work and settles its own folders
+            settle(folder)
+        done = read(folder)
         if done is None:
             notebook = STAGES[need][0]
             raise InputError(

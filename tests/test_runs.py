@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kr_utils import InputError, fingerprints, profiles, runs
+from kr_utils import InputError, fingerprints, locks, profiles, runs
 
 CHECKSUM = "c" * 64
 
@@ -107,3 +107,19 @@ def test_find_lists_runs_by_dataset_and_seed(tmp_path):
         finish(seed=seed)
     (tmp_path / "runs/smoke/digits/seedx").mkdir()
     assert list(runs.find(tmp_path / "runs", "smoke")) == [("digits", 2), ("digits", 10)]
+
+
+def test_folders_of_a_stage_at_work_are_left_to_it(monkeypatch):
+    """It has written its manifest and is about to rename its folder: who reads it must not do that in its place."""
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "settle", lambda final: None)
+        for stage in ("teacher", "generator"):
+            opened = open_stage(stage)
+            partial = opened.folder
+            opened.finish({"steps": [1]})
+    assert (partial / "manifest.json").is_file()
+    lock = locks.hold(locks.stage_path(partial.with_suffix("")), "02_generator")
+    assert open_stage("checkpoints").upstream["generator"].path == partial
+    lock.release()
+    assert open_stage("checkpoints").upstream["generator"].path == partial.with_suffix("")
+    assert not partial.exists()
