@@ -130,7 +130,7 @@ def provenance(table: pd.DataFrame) -> list[str]:
     lines = []
     for profile, title, rows in _datasets(table):
         seeds = ",".join(str(k) for k in sorted(set(rows.seed)))
-        options = rows.settings.fillna("").iloc[0]
+        options = rows.settings.iloc[0] if rows.settings.notna().all() else ""  # pandas reads an empty one as missing
         command = f"python run_all.py --profile {profile} --datasets {rows.dataset.iloc[0]} --seeds {seeds}"
         threads = sorted(set(rows.threads))  # with others, sums are in another order and the last digits differ
         command += f" --threads {threads[0]}{options}"
@@ -151,7 +151,11 @@ def section(table: pd.DataFrame) -> str:
     parts = [
         "Accuracy on real test images in percent, gap in points (Student minus real). In brackets: 95 % over seeds.",
         markdown(accuracy(table)),
-        *(f"{overall(rows)} (profile `{name}`)" for name, rows in table.groupby("profile", sort=False)),
+        *(
+            f"{overall(rows)} (profile `{name}`)"
+            for name, rows in table.groupby("profile", sort=False)
+            if rows.title.nunique() > 1
+        ),
         "The ablation, test accuracy in percent, mean over seeds:",
         markdown(ablation(table)),
         "The loss attack (paper-like protocol); differences and TPR in percent, AUC 0.5 is chance:",
