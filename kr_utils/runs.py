@@ -55,6 +55,8 @@ class Done:
     def file(self, name: str) -> Path:
         """The artefact's path, for a reader; InputError unless its whole content is as the manifest says."""
         path, stamp = self.path / name, self.manifest["files"].get(name)
+        if not path.is_file() and self.path.suffix == ".partial":
+            path = self.path.with_suffix("") / name  # it was read in the moment before it got its name
         if stamp is None or not stamps.stands(path, stamp, whole=True):
             raise InputError(
                 f"{path}: damaged or not of this result; run notebooks/{self.path.name}.ipynb again, or delete "
@@ -228,15 +230,16 @@ class Stage:
             "files": {p.name: stamps.stamp(p) for p in sorted(self.folder.iterdir()) if p.is_file()},
         }
         self.write_json("manifest.json", {**manifest, "seal": fingerprint(manifest)})
-        settle(self.final)
+        settle(self.final, own=True)
         if self.lock:
             self.lock.release()
         return self.final
 
 
-def settle(final: Path) -> None:
-    """Finish what a kill interrupted while a stage's folders were renamed. For writers: nobody else may be at work."""
-    folders.settle(final, lambda path: _read(path, final) is not None)
+def settle(final: Path, own: bool = False) -> None:
+    """Finish what a kill interrupted while a stage's folders were renamed; a stage at work (not our `own`) does it."""
+    if own or locks.holder(locks.stage_path(final)) is None:
+        folders.settle(final, lambda path: _read(path, final) is not None)
 
 
 def begin(
@@ -260,8 +263,7 @@ def begin(
     upstream = {}
     for need in STAGES[stage][1]:
         folder = stage_dir(root, profile, dataset, seed, need)
-        if locks.holder(locks.stage_path(folder)) is None:  # else it is at work and settles its own folders
-            settle(folder)
+        settle(folder)
         done = read(folder)
         if done is None:
             notebook = STAGES[need][0]
@@ -290,7 +292,7 @@ def begin(
     # Two kernels never share a partial folder; one whose driver or worker was killed needs a second or two to end.
     where = f"{dataset} seed {seed}" if dataset else f"profile {profile}"
     lock = locks.hold(locks.stage_path(final), f"{final.name} of {where}", wait=LOCK_WAIT)
-    settle(final)
+    settle(final, own=True)
     owner = state_owner(parts)
     earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
     parameters = {"dataset": dataset, "profile": profile, "seed": seed}

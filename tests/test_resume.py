@@ -448,7 +448,7 @@ def test_sigkill_at_every_line_of_finish_loses_no_result(quick_manifests, tmp_pa
         epochs = 2 if result == "old" else 7
         assert done.manifest["ingredients"]["budget"]["epochs"] == epochs
         unfinished = result == "old" and (folders.partial(final) / "state").exists()
-        runs.settle(final)
+        runs.settle(final, own=True)  # this process has held the stage's lock since the first `open_stage` below
         assert runs.read(final).path == final
         again = open_stage(epochs=7)
         assert (again.state("teacher").load() is not None) == unfinished, "the state is there until the result is"

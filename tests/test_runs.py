@@ -112,14 +112,16 @@ def test_find_lists_runs_by_dataset_and_seed(tmp_path):
 def test_folders_of_a_stage_at_work_are_left_to_it(monkeypatch):
     """It has written its manifest and is about to rename its folder: who reads it must not do that in its place."""
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "settle", lambda final: None)
+        patch.setattr(runs, "settle", lambda final, own: None)
         for stage in ("teacher", "generator"):
             opened = open_stage(stage)
             partial = opened.folder
             opened.finish({"steps": [1]})
     assert (partial / "manifest.json").is_file()
     lock = locks.hold(locks.stage_path(partial.with_suffix("")), "02_generator")
-    assert open_stage("checkpoints").upstream["generator"].path == partial
+    early = open_stage("checkpoints").upstream["generator"]
+    assert early.path == partial
     lock.release()
     assert open_stage("checkpoints").upstream["generator"].path == partial.with_suffix("")
     assert not partial.exists()
+    assert early.file("metrics.json") == partial.with_suffix("") / "metrics.json", "found under its name, too"
