@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kr_utils import metrics
+from kr_utils import InputError, metrics
 
 METHODS = {
     "real": "real",
@@ -24,6 +24,10 @@ METHODS = {
     "gkd": "soft, regenerated (GKD)",
     "soft_few": "soft, every epoch, few-step",
 }
+# What the tables need of a row; 08 writes some more.
+COLUMNS = ["profile", "dataset", "title", "seed", "method", "resnet18", "classes", "test_images", "lambda", "minutes"]
+COLUMNS += ["threads", "hardware", "commit", "settings", "accuracy", "gap", "recall", "mia_auc", "mia_tpr_at_1pct_fpr"]
+COLUMNS += ["aop", "generalisation_gap", "fingerprint", "mia_fingerprint"]
 UNEVEN = 1.5  # recall is shown per class where the most frequent class has this many times the rarest one's test images
 
 
@@ -39,7 +43,7 @@ def cell(values: list[float], scale: float = 100, digits: int = 1, sign: str = "
 
 def paired_p(gaps: list[float]) -> float:
     """P value of the paired t-test of Student against real over seeds; nan below two seeds or without spread."""
-    return float(stats.ttest_1samp(gaps, 0).pvalue) if len(gaps) > 1 and np.std(gaps) > 0 else float("nan")
+    return float(stats.ttest_1samp(gaps, 0).pvalue) if len(gaps) > 1 and np.ptp(gaps) > 1e-9 else float("nan")
 
 
 def values(rows: pd.DataFrame, method: str, key: str) -> list[float]:
@@ -96,6 +100,8 @@ def attacks(table: pd.DataFrame) -> pd.DataFrame:
             row[f"AUC, {who}"] = cell(values(rows, method, "mia_auc"), 1, 3)
             row[f"TPR at 1 % FPR, {who}"] = cell(values(rows, method, "mia_tpr_at_1pct_fpr"))
             row[f"AOP (λ={rows['lambda'].iloc[0]:g}), {who}"] = cell(values(rows, method, "aop"), 1, 3)
+        real, student = (np.array(values(rows, method, "mia_auc")) for method in ("real", "gkd"))
+        row["AUC, Student - real"] = cell(list(student - real), 1, 3, "+")
         out.append(row)
     return pd.DataFrame(out)
 
@@ -135,9 +141,14 @@ def provenance(table: pd.DataFrame) -> list[str]:
         threads = sorted(set(rows.threads))  # with others, sums are in another order and the last digits differ
         command += f" --threads {threads[0]}{options}"
         where = [*sorted(set(rows.hardware)), *(["seeds with other threads too"] if len(threads) > 1 else [])]
-        commits = sorted({str(c)[:10] for c in rows.commit.dropna()})
+        commits = sorted({short(c) for c in rows.commit.dropna()})
         lines.append(f"{title}: `{command}`; {'; '.join(where)}; commit {', '.join(commits) or 'unknown'}")
     return lines
+
+
+def short(commit: str) -> str:
+    """The first ten digits of a commit, and whether the code had changes that were not committed."""
+    return str(commit)[:10] + "+changes" * str(commit).endswith("+changes")
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -149,7 +160,8 @@ def markdown(frame: pd.DataFrame) -> str:
 def section(table: pd.DataFrame) -> str:
     """All tables of the given rows, in Markdown."""
     parts = [
-        "Accuracy on real test images in percent, gap in points (Student minus real). In brackets: 95 % over seeds.",
+        "Accuracy on real test images in percent, gap in points (Student minus real). In brackets: 95 % "
+        "interval over seeds (Student's t); its bounds are not cut where they leave the possible range.",
         markdown(accuracy(table)),
         *(
             f"{overall(rows)} (profile `{name}`)"
@@ -158,7 +170,8 @@ def section(table: pd.DataFrame) -> str:
         ),
         "The ablation, test accuracy in percent, mean over seeds:",
         markdown(ablation(table)),
-        "The loss attack (paper-like protocol); differences and TPR in percent, AUC 0.5 is chance:",
+        "The loss attack (paper-like protocol); train - test in points, TPR in percent, AUC 0.5 is chance. "
+        "Student - real is paired: the same members and non-members of a seed.",
         markdown(attacks(table)),
     ]
     if len(uneven := recalls(table)):
@@ -166,9 +179,46 @@ def section(table: pd.DataFrame) -> str:
     return "\n\n".join([*parts, "\n".join(f"* {line}" for line in provenance(table))]) + "\n"
 
 
+def accumulate(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of `table`, and those of an earlier results.csv for datasets that are not in it.
+
+    Seeds of one dataset are not put together from here and from earlier: they may be of different code.
+
+    Returns
+    -------
+    all rows, by dataset; a line per dataset that was kept or of which seeds are left out
+
+    Raises
+    ------
+    InputError
+        The file is not a table of results.
+    """
+    if not path.exists():
+        return table.sort_values("dataset", kind="stable", ignore_index=True), []
+    try:
+        earlier = pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pandas' and the decoder's errors are ValueErrors
+        raise InputError(f"{path}: not a table of results ({str(error).splitlines()[0][:80]}); move it away") from None
+    if missing := [name for name in COLUMNS if name not in earlier.columns]:
+        raise InputError(f"{path}: not a table of results (no column {missing[0]}); move it away")
+    lines = []
+    for name, rows in earlier.groupby("dataset"):
+        lost = sorted(set(rows.seed) - set(table[table.dataset == name].seed))
+        if name not in set(table.dataset):
+            commits = ", ".join(sorted({short(commit) for commit in rows.commit.dropna()}))
+            lines.append(f"{name}: {rows.seed.nunique()} seeds kept of the earlier results.csv (commit {commits})")
+        elif lost:
+            seeds = ", ".join(map(str, lost))
+            lines.append(f"{name}: seeds {seeds} of the earlier results.csv are left out, for their runs are not here")
+    kept = earlier[~earlier.dataset.isin(table.dataset)]
+    every = pd.concat([table, kept] if len(kept) else [table])
+    return every.sort_values("dataset", kind="stable", ignore_index=True), lines
+
+
 def read(figures: Path) -> pd.DataFrame:
-    """The rows of all profiles' results.csv below the figures folder."""
-    return pd.concat([pd.read_csv(path) for path in sorted(figures.glob("*/results.csv"))], ignore_index=True)
+    """The rows of all profiles' results.csv below the figures folder, without those of `smoke`, which mean nothing."""
+    paths = sorted(path for path in figures.glob("*/results.csv") if path.parent.name != "smoke")
+    return pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
 
 
 def into(text: str, tables: str) -> str:
@@ -177,9 +227,9 @@ def into(text: str, tables: str) -> str:
 
 
 def main(root: Path) -> None:
-    readme = root / "README.md"
-    readme.write_text(into(readme.read_text(encoding="utf-8"), section(read(root / "figures"))), encoding="utf-8")
-    print(f"README.md: results of {', '.join(p.parent.name for p in sorted((root / 'figures').glob('*/results.csv')))}")
+    readme, table = root / "README.md", read(root / "figures")
+    readme.write_text(into(readme.read_text(encoding="utf-8"), section(table)), encoding="utf-8")
+    print(f"README.md: results of {', '.join(table.profile.unique())}")
 
 
 if __name__ == "__main__":

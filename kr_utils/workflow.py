@@ -137,7 +137,7 @@ def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, 
     elif done.manifest["fingerprint"] != now:
         reason = fingerprints.what_changed(done.manifest["ingredients"], parts)
     elif stage == "compare" and not _figures_stand(done, Path(parameters["figures_dir"])):
-        reason = "its figures are not in the figures folder"
+        reason = "its figures are not in the figures folder, or results.csv there is newer"
     else:
         reason = "up to date"
     return Job(
@@ -156,7 +156,10 @@ def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, 
 
 
 def _figures_stand(done: runs.Done, figures: Path) -> bool:
-    return all((figures / name).is_file() for name in done.metrics.get("figures", []))
+    files = [figures / name for name in done.metrics.get("figures", [])]
+    made = (done.path / "manifest.json").stat().st_mtime
+    # Rows of other runs may have come into the table, which 08 reads.
+    return all(f.is_file() and (f.name != "results.csv" or f.stat().st_mtime <= made) for f in files)
 
 
 def tidy(job: Job) -> None:

@@ -139,8 +139,8 @@ def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
     for name in (
         "pipeline",
         "images-digits",
-        "checkpoints",
-        "tuning",
+        "checkpoints-digits",
+        "tuning-digits",
         "ablation",
         "cas",
         "roc-digits",
@@ -163,6 +163,9 @@ def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
     third = drive("--profile", "smoke")
     assert third.stdout.count("reused") == 7
     assert "its figures are not in the figures folder" in third.stdout
+    time.sleep(1.1)  # a file system's clock
+    (figures / "smoke" / "results.csv").touch()
+    assert "results.csv there is newer" in drive("--profile", "smoke", "--dry-run").stdout
     again = {p.name: p.read_bytes() for p in (figures / "smoke").iterdir()}
     assert {n for n in images if images[n] != again[n]} == set(), "the same runs give the same bytes"
 
@@ -179,6 +182,15 @@ def test_real_medical_images_in_smoke(tmp_path, medical):
     with np.load(root / "smoke/retinamnist/seed0/05_distillation/synthetic.npz") as synthetic:
         assert synthetic["images"].shape[1:] == (3, 28, 28)
         assert set(synthetic["labels"]) == {0, 1, 2, 3, 4}
+
+    table = tmp_path / "figures/smoke/results.csv"
+    rows = table.read_text().splitlines()
+    assert sum("RetinaMNIST" in row for row in rows) >= 5
+    (root / "smoke/retinamnist").rename(tmp_path / "elsewhere")
+    out = drive("--profile", "smoke", "--datasets", "breastmnist", *side_by_side, KR_DATA=medical)
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert table.read_text().splitlines() == rows, "results stay in the table when their runs are removed"
+    assert "RetinaMNIST" in (table.parent / "cas.txt").read_text()
 
 
 @pytest.mark.slow
