@@ -6,8 +6,10 @@ round the same way every time.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ TYPICAL_FLOPS = {"cpu": 2.2e11, "cuda": 5e13}
 
 
 def autocast(device: str | torch.device, side: int | None = None) -> torch.autocast:
-    """bfloat16 where the hardware multiplies it; otherwise float32 (emulated bfloat16 is slower).
+    """bfloat16 where the hardware multiplies it faster than float32; otherwise float32.
 
     side : height of the images, for networks whose work is so small below 16 pixels that converting costs more
         than it saves
@@ -30,8 +32,26 @@ def autocast(device: str | torch.device, side: int | None = None) -> torch.autoc
     if kind == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        able = kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        able = kind == "cpu" and _bfloat16_repays()
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=able and (side is None or side >= 16))
+
+
+@functools.cache
+def _bfloat16_repays() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32: with AMX, or AMD's AVX-512.
+
+    Intel's AVX-512 instructions for it are there, but do no more multiplications a cycle than those for float32, and
+    converting costs: without AMX a training step took 1.6 (Generator) to 1.7 (ResNet) times as long (benchmarks/results.md).
+    """
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    return torch.cpu._is_avx512_bf16_supported() and "AuthenticAMD" in _processor()
+
+
+def _processor() -> str:
+    """What Linux says about the processor; empty elsewhere, where nothing above applies."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def training_seconds(network: nn.Module, example: tuple[Tensor, ...], steps: int) -> float:

@@ -30,6 +30,23 @@ def test_small_images_stay_in_float32():
     assert precision.autocast("cpu", 28)._enabled == precision.autocast("cpu")._enabled
 
 
+@pytest.mark.parametrize(
+    ("amx", "avx512", "processor", "expected"),
+    [
+        (True, True, "vendor_id : GenuineIntel", True),
+        (False, True, "vendor_id : GenuineIntel", False),  # the instructions are there, but no faster
+        (False, True, "vendor_id : AuthenticAMD", True),
+        (False, False, "vendor_id : AuthenticAMD", False),
+        (False, False, "", False),
+    ],
+)
+def test_bfloat16_is_used_where_it_multiplies_faster(monkeypatch, amx, avx512, processor, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(precision, "_processor", lambda: processor)
+    assert precision._bfloat16_repays.__wrapped__() is expected
+
+
 @pytest.mark.slow
 def test_a_compiled_generator_learns_the_same(digits, monkeypatch):
     """Up to rounding: three steps, with and without compilation (without a compiler the rule itself is the test)."""
