@@ -188,7 +188,7 @@ def sgd(parameters: Iterable[Tensor], lr: float, weight_decay: float, steps: int
 def fit(
     model: nn.Module,
     epoch_data: Callable[[int], Split],
-    val: Split,
+    val: Split | None,
     *,
     epochs: int,
     batch: int,
@@ -202,16 +202,18 @@ def fit(
     on_epoch: Callable[[dict], None] | None = None,
     state: resume.State | None = None,
 ) -> list[dict]:
-    """Train in place and keep the epoch that is best on validation.
+    """Train in place; of the epochs that are as good as the best on validation within its noise, keep the latest.
 
     SGD with Nesterov momentum 0.9 (GaFi's optimiser); the learning rate warms up over the first tenth
-    of all steps and falls to zero along a cosine (ours; GaFi drops it at 60 % and 80 %).
+    of all steps and falls to zero along a cosine (ours; GaFi drops it at 60 % and 80 %). As good as the best is
+    an accuracy within two standard errors of it: few validation images cannot tell a lucky epoch from a good one,
+    and later epochs have the smaller learning rate.
 
     Parameters
     ----------
     epoch_data : epoch number -> the training images of that epoch. A fixed set returns itself; a
         regenerating stream returns new images when their time has come (its `state_dict` is saved too).
-    val : real validation images; the only images that choose anything
+    val : real validation images; the only images that choose anything. None: the last epoch is kept
     teacher : if given, targets are its softmax at `temperature`, computed on the augmented batch
         (GKD), mixed with the one-hot label at `hard_weight` in [0, 1]
     on_epoch : called with each history row
@@ -219,8 +221,8 @@ def fit(
 
     Returns
     -------
-    history : one dict per epoch: epoch, steps (so far), lr, train_loss, val_loss, val_accuracy, best (bool, whether
-        these weights were the best so far). Best is highest accuracy, then lowest loss.
+    history : one dict per epoch: epoch, steps (so far), lr, train_loss, and if there are validation images val_loss,
+        val_accuracy, kept (bool; the weights are those of the last epoch where it is true)
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device=device).manual_seed(seed)
@@ -231,7 +233,7 @@ def fit(
     model.to(memory_format=torch.channels_last)
     parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "generator": generator}
     parts |= {"stream": epoch_data} if hasattr(epoch_data, "state_dict") else {}
-    start = {"epoch": 0, "batch": 0, "order": None, "total": None, "best": (-1.0, 0.0), "best_state": None}
+    start = {"epoch": 0, "batch": 0, "order": None, "total": None, "best": 0.0, "kept": None}
     at = resume.restore(state, parts, **start, history=[])
     while at.epoch < epochs:
         data = epoch_data(at.epoch)
@@ -258,30 +260,34 @@ def fit(
             at.total += loss.detach()
             at.batch += 1
             resume.offer(state, parts, at)
-        logits = predict(model, val.images)
-        labels = val.labels.to(device)
-        val_loss = F.cross_entropy(logits, labels).item()
-        val_accuracy = (logits.argmax(1) == labels).double().mean().item()
-        score = (val_accuracy, -val_loss)
-        if at.best_state is None or score > at.best:
-            at.best, at.best_state = score, copy.deepcopy(model.state_dict())
-        row = {
-            "epoch": at.epoch + 1,
-            "steps": (at.epoch + 1) * batches,
-            "lr": schedule.get_last_lr()[0],
-            "train_loss": at.total.item() / batches,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "best": score == at.best,
-        }
+        row = {"epoch": at.epoch + 1, "steps": (at.epoch + 1) * batches, "lr": schedule.get_last_lr()[0]}
+        row["train_loss"] = at.total.item() / batches
+        if val is not None:
+            row |= validate(model, val)
+            at.best = max(at.best, row["val_accuracy"])
+            error = (at.best * (1 - at.best) / len(val)) ** 0.5
+            row["kept"] = row["val_accuracy"] >= at.best - 2 * error
+            if row["kept"]:
+                at.kept = copy.deepcopy(model.state_dict())
         at.history.append(row)
         if on_epoch:
             on_epoch(row)
         at.epoch, at.batch, at.order = at.epoch + 1, 0, None
         resume.offer(state, parts, at, now=at.epoch == epochs)
-    model.load_state_dict(at.best_state)
+    if at.kept is not None:
+        model.load_state_dict(at.kept)
     model.eval()
     return at.history
+
+
+def validate(model: nn.Module, val: Split) -> dict:
+    """val_loss (cross-entropy) and val_accuracy on real images."""
+    logits = predict(model, val.images)
+    labels = val.labels.to(logits.device)
+    return {
+        "val_loss": F.cross_entropy(logits, labels).item(),
+        "val_accuracy": (logits.argmax(1) == labels).double().mean().item(),
+    }
 
 
 def save(model: ResNet, path: Path) -> None:

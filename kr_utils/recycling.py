@@ -183,9 +183,10 @@ class SyntheticStream:
 def train_student(
     recipe: dict,
     stream: Callable[[int], Split],
-    val: Split,
+    val: Split | None,
     *,
     classes: int,
+    channels: int,
     epochs: int,
     augment: classifier.Augmentation,
     seed: int,
@@ -201,7 +202,7 @@ def train_student(
     recipe : the Teacher's own budget (width, depth, batch, lr, weight_decay), so that real and
         synthetic training differ in the images and labels only
     """
-    student = classifier.build(classes, val.images.shape[1], recipe["width"], recipe["depth"], seed).to(device)
+    student = classifier.build(classes, channels, recipe["width"], recipe["depth"], seed).to(device)
     history = classifier.fit(
         student,
         stream,

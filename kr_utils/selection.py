@@ -39,6 +39,8 @@ def short_students(
 ) -> list[dict]:
     """Train one short GKD Student per job (Generator, knobs, number k), several jobs side by side.
 
+    Validation images score it once, at its end: the best of its epochs on few of them would be a lucky one.
+
     state : where the training of a single job is saved; several side by side save nothing
 
     Returns
@@ -60,13 +62,14 @@ def short_students(
     ]
     own = [seeds.derive(seed, "short student", k) for _, _, k in jobs]
     if len(jobs) == 1:
-        shared = {"classes": len(counts), "epochs": epochs, "augment": augment, "teacher": teacher, "device": device}
-        students = [train_student(recipe, streams[0], val, seed=own[0], state=state, **shared)[0]]
+        shared = {"classes": len(counts), "channels": val.images.shape[1], "epochs": epochs, "augment": augment}
+        shared |= {"teacher": teacher, "device": device}
+        students = [train_student(recipe, streams[0], None, seed=own[0], state=state, **shared)[0]]
     else:
         sizes = (len(counts), val.images.shape[1], recipe["width"], recipe["depth"])
         students = [classifier.build(*sizes, k).to(device) for k in own]
         usual = {key: recipe[key] for key in ("batch", "lr", "weight_decay")}
-        together.fit(students, streams, val, epochs=epochs, augment=augment, seeds=own, teacher=teacher, **usual)
+        together.fit(students, streams, epochs=epochs, augment=augment, seeds=own, teacher=teacher, **usual)
     labels, out = val.labels.cpu(), []
     for student, stream in zip(students, streams):
         logits = classifier.predict(student, val.images).cpu()
