@@ -22,8 +22,7 @@ from kr_utils.precision import autocast
 class Projection(nn.Linear):
     """A strided 1x1 convolution, without bias, as one matrix product over the channels.
 
-    Not `nn.Conv2d`: with AVX-512, oneDNN's weight gradient of a strided 1x1 convolution can write outside its memory
-    (8 input channels, odd batch, two threads, channels_last: torch 2.15 crashed).
+    Not `nn.Conv2d`: with AVX-512, oneDNN's gradient of one can write outside its memory (torch 2.15 crashed).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -56,11 +55,8 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """ResNet-(6n+2) for small images: three stages of n blocks, widths w, 2w, 4w.
 
-    Parameters
-    ----------
-    classes, channels : sizes of output and input
-    width : channels of the first stage (16 in the original ResNet-20, 64 in GaFi)
-    depth : 6n + 2, so 8, 14, 20, ...
+    classes, channels : sizes of output and input; width : channels of the first stage (16 in the original ResNet-20,
+    64 in GaFi); depth : 6n + 2, so 8, 14, 20, ...
     """
 
     def __init__(self, classes: int, channels: int, width: int = 16, depth: int = 20):
@@ -99,7 +95,7 @@ def normalise(images: Tensor) -> Tensor:
 class Augmentation:
     """Label-keeping changes, drawn anew for every image of a batch.
 
-    shift : largest translation in pixels (pad-and-crop); hflip, vflip : mirror with probability 1/2;
+    shift : largest translation in pixels (pad-and-crop); hflip, vflip : mirror with probability 1/2
     erase : probability of one grey rectangle of 2 % to 25 % of the area (random erasing, Zhong et al. 2020)
     """
 
@@ -169,8 +165,8 @@ def gkd_loss(
 ) -> Tensor:
     """Cross-entropy against the Teacher's probabilities, mixed with the hard-label loss at `hard_weight`.
 
-    logits, teacher_logits : [N, K] of the same augmented batch; labels : int64 [N]. The factor T^2 keeps
-    the gradient's size independent of the temperature (Hinton et al. 2015).
+    logits, teacher_logits : [N, K] of the same augmented batch; labels : int64 [N]. The factor T^2 keeps the gradient's
+    size independent of the temperature (Hinton et al. 2015).
     """
     soft = F.softmax(teacher_logits / temperature, dim=1)
     loss = (1 - hard_weight) * temperature**2 * F.cross_entropy(logits / temperature, soft)
@@ -204,24 +200,23 @@ def fit(
 ) -> list[dict]:
     """Train in place; of the epochs that are as good as the best on validation within its noise, keep the latest.
 
-    SGD with Nesterov momentum 0.9 (GaFi's optimiser); the learning rate warms up over the first tenth
-    of all steps and falls to zero along a cosine (ours; GaFi drops it at 60 % and 80 %). As good as the best is
-    an accuracy within two standard errors of it: few validation images cannot tell a lucky epoch from a good one,
-    and later epochs have the smaller learning rate.
+    SGD with Nesterov momentum 0.9 (GaFi's optimiser); the learning rate warms up over the first tenth of all steps
+    and falls to zero along a cosine (ours; GaFi drops it at 60 % and 80 %). As good is an accuracy within two standard
+    errors: few images cannot tell a lucky epoch from a good one, and later epochs have the smaller learning rate.
 
     Parameters
     ----------
-    epoch_data : epoch number -> the training images of that epoch. A fixed set returns itself; a
-        regenerating stream returns new images when their time has come (its `state_dict` is saved too).
+    epoch_data : epoch number -> its training images. A fixed set returns itself; a regenerating stream returns new
+        images when their time has come (its `state_dict` is saved too)
     val : real validation images; the only images that choose anything. None: the last epoch is kept
-    teacher : if given, targets are its softmax at `temperature`, computed on the augmented batch
-        (GKD), mixed with the one-hot label at `hard_weight` in [0, 1]
+    teacher : if given, targets are its softmax at `temperature`, computed on the augmented batch (GKD), mixed with
+        the one-hot label at `hard_weight` in [0, 1]
     on_epoch : called with each history row
     state : where to save and go on from if the process was killed; None saves nothing
 
     Returns
     -------
-    history : one dict per epoch: epoch, steps (so far), lr, train_loss, and if there are validation images val_loss,
+    history : one dict per epoch: epoch, steps (so far), lr, train_loss, and where there are validation images val_loss,
         val_accuracy, kept (bool; the weights are those of the last epoch where it is true)
     """
     device = next(model.parameters()).device
