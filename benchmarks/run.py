@@ -108,7 +108,7 @@ class Digits:
         made, found = data.Split(images, labels).to(DEVICE), []
         for k in range(students):
             model, _ = recycling.train_student(
-                RECIPE, lambda epoch: made, self.ds.val.to(DEVICE), classes=10, channels=1, epochs=15, seed=k,
+                RECIPE, lambda epoch: made, None, classes=10, channels=1, epochs=15, seed=k,
                 augment=self.augment, teacher=self.teacher, device=DEVICE,
             )  # fmt: skip
             found.append(classifier.accuracy(model, self.ds.val))
@@ -431,6 +431,14 @@ def line(row: dict) -> list[str]:
     return [row["case"], times, number(row["ratio"]) + spread, row["goal"], row["note"]]
 
 
+def keep(path: Path, text: str) -> None:
+    """Put the table into a Markdown file, between its markers; what people wrote around them stays."""
+    before, after = "# Benchmarks\n\n", "\n"
+    if path.is_file() and "<!-- table -->" in (old := path.read_text()):
+        before, after = old.split("<!-- table -->")[0], old.split("<!-- /table -->")[1]
+    path.write_text(f"{before}<!-- table -->\n{text}\n<!-- /table -->{after}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and images, no CAS, no whole run; minutes")
@@ -456,7 +464,7 @@ def main() -> int:
     print(about)
     if args.out:
         body = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
-        Path(args.out).write_text("\n".join(["# Benchmarks", "", f"`make bench`. {about}.", "", *body, ""]))
+        keep(Path(args.out), "\n".join([f"`make bench`. {about}.", "", *body]))
     return 0
 
 

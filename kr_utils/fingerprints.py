@@ -138,7 +138,7 @@ def state_owner(parts: dict) -> dict:
     machine, kind = hardware(), {}
     if "torch" in sys.modules:
         kind = {"torch": versions()["torch"], "threads": machine["threads"]}
-        kind["device"] = "cuda" if machine["gpu"] else "cpu"
+        kind |= {"device": "cuda" if machine["gpu"] else "cpu", "cpu": machine["cpu"]}
     return {"ingredients": parts, **kind}
 
 

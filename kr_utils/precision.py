@@ -1,4 +1,4 @@
-"""How fast arithmetic is chosen, by rule: bfloat16 where the hardware has it, compilation where the work repays it.
+"""How fast arithmetic is chosen, by rule: bfloat16 where it is multiplied faster, compilation where work repays it.
 
 The rules use what is known before the work begins (device, sizes, steps), never a stopwatch: the same run must
 round the same way every time.
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 # Training seconds from which on compiling the Generator pays. Measured on two CPU cores (benchmarks/results.md): it
-# takes a minute and saves about a twelfth of each step, so it takes an hour's work to be worth it. The value for a GPU
-# is an assumption (a minute for a third of each step), not measured.
+# takes a minute and saves about a twelfth of each step, repaid after 20 minutes; as the measured range includes no
+# saving at all, an hour is asked for. The value for a GPU is an assumption (a minute for a third of each step).
 REPAYS_SECONDS = {"cpu": 3600, "cuda": 360}
 # Training steps of the Generator reach about this many operations a second here (two CPU cores; one data-centre GPU).
 TYPICAL_FLOPS = {"cpu": 2.2e11, "cuda": 5e13}
@@ -49,7 +49,7 @@ def _bfloat16_repays() -> bool:
 
 
 def _processor() -> str:
-    """What Linux says about the processor; empty elsewhere, where nothing above applies."""
+    """What Linux says about the processor; empty elsewhere: an AMD processor then computes in float32."""
     path = Path("/proc/cpuinfo")
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 

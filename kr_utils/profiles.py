@@ -1,7 +1,7 @@
 """The budgets: how much work each stage does under each profile. Plain literals, one dataclass per stage.
 
 smoke   checks the plumbing in seconds; its numbers mean nothing
-quick   the tutorial: digits in under eight minutes on one CPU core
+quick   the tutorial: digits in about five minutes on two CPU cores
 laptop  small medical sets (up to about 2,000 training images) on two CPU cores, within the hour
 paper   GaFi's ResNet-20 of width 64 and a large Generator, on one GPU
 """
@@ -37,7 +37,7 @@ class Teacher:
 class Generator:
     steps: int = 600  # optimiser steps
     passes: int = 0  # over the training set, at least: a large set gets more steps (`steps_for`)
-    most_steps: int = 0  # but not more than this
+    most_steps: int = 0  # but not more than this; 0: no limit
     batch: int = 128
     lr: float = 2e-3
     width: int = 64
@@ -199,7 +199,8 @@ def epochs_within(teacher: Teacher, images: int) -> int:
 
 def steps_for(generator: Generator, images: int) -> int:
     """Steps on so many training images: `generator.steps`, or the more that `passes` asks for, up to `most_steps`."""
-    return max(generator.steps, min(generator.passes * images // generator.batch, generator.most_steps))
+    wanted = generator.passes * images // generator.batch
+    return max(generator.steps, min(wanted, generator.most_steps or wanted))
 
 
 def budget(stage: str, profile: str, overrides: dict | None = None):

@@ -59,7 +59,7 @@ class Done:
             path = self.path.with_suffix("") / name  # it was read in the moment before it got its name
         if stamp is None or not stamps.stands(path, stamp, whole=True):
             raise InputError(
-                f"{path}: damaged or not of this result; run notebooks/{self.path.name}.ipynb again, or delete "
+                f"{path}: damaged or not of this result; run notebooks/{self.path.stem}.ipynb again, or delete "
                 f"{self.path} and `python run_all.py` makes it anew"
             )
         return path

@@ -28,6 +28,7 @@ METHODS = {
 COLUMNS = ["profile", "dataset", "title", "seed", "method", "resnet18", "classes", "test_images", "lambda", "minutes"]
 COLUMNS += ["threads", "hardware", "commit", "settings", "accuracy", "gap", "recall", "mia_auc", "mia_tpr_at_1pct_fpr"]
 COLUMNS += ["aop", "generalisation_gap", "fingerprint", "mia_fingerprint"]
+TEXTS = dict.fromkeys(["commit", "fingerprint", "mia_fingerprint"], str)  # 12345678e1234567 is not a number
 UNEVEN = 1.5  # recall is shown per class where the most frequent class has this many times the rarest one's test images
 
 
@@ -196,7 +197,7 @@ def accumulate(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]
     if not path.exists():
         return table.sort_values("dataset", kind="stable", ignore_index=True), []
     try:
-        earlier = pd.read_csv(path)
+        earlier = pd.read_csv(path, dtype=TEXTS)
     except (OSError, ValueError) as error:  # pandas' and the decoder's errors are ValueErrors
         raise InputError(f"{path}: not a table of results ({str(error).splitlines()[0][:80]}); move it away") from None
     if missing := [name for name in COLUMNS if name not in earlier.columns]:
@@ -209,7 +210,7 @@ def accumulate(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]
             lines.append(f"{name}: {rows.seed.nunique()} seeds kept of the earlier results.csv (commit {commits})")
         elif lost:
             seeds = ", ".join(map(str, lost))
-            lines.append(f"{name}: seeds {seeds} of the earlier results.csv are left out, for their runs are not here")
+            lines.append(f"{name}: seeds {seeds} of the earlier results.csv are left out, for no such run is here")
     kept = earlier[~earlier.dataset.isin(table.dataset)]
     every = pd.concat([table, kept] if len(kept) else [table])
     return every.sort_values("dataset", kind="stable", ignore_index=True), lines
@@ -218,7 +219,7 @@ def accumulate(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]
 def read(figures: Path) -> pd.DataFrame:
     """The rows of all profiles' results.csv below the figures folder, without those of `smoke`, which mean nothing."""
     paths = sorted(path for path in figures.glob("*/results.csv") if path.parent.name != "smoke")
-    return pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    return pd.concat([pd.read_csv(path, dtype=TEXTS) for path in paths], ignore_index=True)
 
 
 def into(text: str, tables: str) -> str:

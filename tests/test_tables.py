@@ -141,7 +141,7 @@ def test_rows_of_other_datasets_are_kept_and_those_of_the_same_are_not(tmp_path)
     every, lines = tables.accumulate(here, path)
     assert tables.accuracy(every).equals(tables.accuracy(pd.concat([here, retina], ignore_index=True)))
     assert lines == [
-        "breastmnist: seeds 1, 2 of the earlier results.csv are left out, for their runs are not here",
+        "breastmnist: seeds 1, 2 of the earlier results.csv are left out, for no such run is here",
         "retinamnist: 2 seeds kept of the earlier results.csv (commit 0123456789)",
     ]
     again, none = tables.accumulate(pd.concat([here, retina]), path)
