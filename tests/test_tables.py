@@ -1,6 +1,7 @@
 """The tables a reader sees: known answers from rows made by hand, and the README against the kept results."""
 
 import subprocess
+import types
 
 import numpy as np
 import pandas as pd
@@ -150,6 +151,30 @@ def test_rows_of_other_datasets_are_kept_and_those_of_the_same_are_not(tmp_path)
     alone, nothing = tables.accumulate(here, tmp_path / "absent.csv")
     assert tables.section(alone) == tables.section(here)
     assert nothing == []
+
+
+def test_seeds_of_older_code_are_left_out():
+    """Not the lowest seed decides but the newest run, for each dataset by itself."""
+
+    def run(day, code):
+        made = {"started": f"2026-01-0{day}T00:00:00+00:00", "ingredients": {"code": {"classifier": code}}}
+        return {stage: types.SimpleNamespace(manifest=made) for stage in ("teacher", "membership")}
+
+    found = {("a", 0): run(1, "old"), ("a", 1): run(3, "new"), ("a", 2): run(2, "new"), ("b", 0): run(1, "old")}
+    kept, lines = tables.of_one_code(found)
+    assert list(kept) == [("a", 1), ("a", 2), ("b", 0)]
+    assert lines == ["a, seed 0: left out, for older code made it; run it again"]
+    assert tables.of_one_code(kept) == (kept, [])
+
+
+def test_fingerprints_are_texts_even_where_they_look_like_numbers(tmp_path):
+    table = rows()
+    table["fingerprint"], table["mia_fingerprint"] = "1234567890123456", "123456789e123456"
+    table.to_csv(tmp_path / "results.csv", index=False)
+    every, _ = tables.accumulate(rows("RetinaMNIST"), tmp_path / "results.csv")
+    kept = every[every.title == "BreastMNIST"]
+    assert set(kept.fingerprint) == {"1234567890123456"}
+    assert set(kept.mia_fingerprint) == {"123456789e123456"}
 
 
 def test_changes_that_were_not_committed_are_told():
