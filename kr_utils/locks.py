@@ -126,6 +126,19 @@ def holder(path: Path) -> dict | None:
     return None
 
 
+def forget(path: Path) -> None:
+    """Remove the note of a holder that died; that of a living one stays."""
+    import filelock
+
+    if str(path) in HELD or not _note(path).is_file():
+        return
+    native = filelock.FileLock(str(path), thread_local=False)
+    with contextlib.suppress(filelock.Timeout, OSError):
+        native.acquire(timeout=0)
+        _note(path).unlink(missing_ok=True)
+        native.release()
+
+
 def _note(path: Path) -> Path:
     return path.with_suffix(".json")
 

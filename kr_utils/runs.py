@@ -240,6 +240,7 @@ def settle(final: Path, own: bool = False) -> None:
     """Finish what a kill interrupted while a stage's folders were renamed; a stage at work (not our `own`) does it."""
     if own or locks.holder(locks.stage_path(final)) is None:
         folders.settle(final, lambda path: _read(path, final) is not None)
+        locks.forget(locks.stage_path(final))
 
 
 def begin(

@@ -54,6 +54,7 @@ def run(
                 waiting.remove(job)
                 again = fresh(job) if job.stage == "compare" else job
                 if again.reuse:
+                    workflow.tidy(again)
                     report.ended(job, "reused")
                     continue
                 jobs[jobs.index(job)] = again

@@ -82,6 +82,34 @@ def test_a_lock_left_by_another_computer_is_refused_with_what_to_delete(tmp_path
     locks.hold(path, "it", this_host_only=True).release()
 
 
+def test_the_note_of_a_dead_holder_is_forgotten_and_that_of_a_living_one_is_not(tmp_path, other):
+    path = tmp_path / ".x.lock"
+    locks.forget(path)
+    process = other(path)
+    locks.forget(path)
+    assert locks.read_note(path)["pid"] == process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert locks.read_note(path)["pid"] == process.pid
+    locks.forget(path)
+    assert locks.read_note(path) is None
+    mine = locks.hold(path, "it")
+    locks.forget(path)
+    assert locks.read_note(path)["pid"] == os.getpid()
+    mine.release()
+
+
+def test_a_finished_stage_keeps_no_note_of_a_kernel_that_died_before_it_let_go(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(locks.Lock, "release", lambda lock: lock.native.release())  # as the system does for the dead
+        stage = begin(tmp_path)
+        stage.finish({})
+    locks.HELD.clear()
+    assert locks.read_note(locks.stage_path(stage.final))
+    runs.settle(stage.final)
+    assert not list(tmp_path.rglob(".*.json"))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": null}', "\0"])
 def test_a_damaged_note_harms_nothing(tmp_path, other, text):
     path = tmp_path / ".x.lock"
