@@ -41,7 +41,7 @@ def _bfloat16_repays() -> bool:
     """Whether this processor multiplies bfloat16 faster than float32: with AMX, or AMD's AVX-512.
 
     Intel's AVX-512 instructions for it are there, but do no more multiplications a cycle than those for float32, and
-    converting costs: without AMX a training step took 1.65 times as long, of the Generator and of the classifier.
+    converting costs: without AMX a training step of the Generator took 1.6 times as long (benchmarks/results.md).
     """
     if torch.cpu._is_amx_tile_supported():
         return True
