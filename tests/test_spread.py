@@ -360,6 +360,16 @@ def test_ctrl_c_ends_everything_and_the_same_command_goes_on(tmp_path, start, jo
 
 
 @pytest.mark.slow
+def test_ctrl_c_while_a_kernel_comes_up(tmp_path, start):
+    driver = start(call("--until", "teacher"), "log")
+    wait_for(lambda: kernels(tmp_path), "a kernel")
+    os.killpg(driver.pid, signal.SIGINT)  # papermill does not know this kernel yet
+    assert driver.wait(60) == 130
+    assert not kernels(tmp_path)
+    assert (tmp_path / "log").read_text().endswith("the same command goes on from here\n")
+
+
+@pytest.mark.slow
 def test_two_drivers_at_once_run_nothing_twice(tmp_path, start):
     first = start(call("--until", "teacher"), "first")
     lock = locks.driver_path(tmp_path / "runs", "smoke", "digits", 0)
