@@ -82,6 +82,8 @@ class Generator(torch.nn.Module):
             layers_per_block=layers,
             norm_num_groups=8,
             attention_head_dim=min(32, width),
+            # Noise level and class scale the features and not only shift them (ADM, arXiv 2105.05233; EDM does so too).
+            resnet_time_scale_shift="scale_shift",
             num_class_embeds=classes + 1,
         )
 
