@@ -193,7 +193,7 @@ def _train(group: list, val: Split | None = None, shared: dict | None = None, st
 
 
 def best(rows: list[dict]) -> dict:
-    """Of the rows within one (paired) standard error of the highest CAS, the one with the lowest validation loss.
+    """Of the rows within two (paired) standard errors of the highest CAS, the one with the lowest validation loss.
 
     78 images cannot tell accuracies two points apart, and chance would choose. The loss says more of each image than
     right or wrong.
@@ -202,28 +202,26 @@ def best(rows: list[dict]) -> dict:
 
 
 def cheapest(rows: list[dict]) -> dict:
-    """The cheapest of the rows that are as good as the best: neither CAS nor loss is a standard error worse."""
+    """The cheapest of the rows whose CAS is as good as `best` asks and whose loss is within one standard error of its."""
     top = best(rows)
-    good = [row for row in _as_good(rows) if row is top or _within(_mean_and_error(row["loss"] - top["loss"]))]
+    good = [row for row in _as_good(rows) if row is top or _within(1, row["loss"] - top["loss"])]
     return min(good, key=lambda row: (row["cost"], row["val_loss"], -row["cas"]))
 
 
 def gap_to(top: dict, row: dict) -> tuple[float, float]:
     """How far `row` is below `top` in CAS, and that difference's standard error over validation images."""
-    return _mean_and_error(top["correct"] - row["correct"])
+    difference = top["correct"] - row["correct"]
+    return float(difference.mean()), float(difference.std(ddof=1) / len(difference) ** 0.5)
 
 
 def _as_good(rows: list[dict]) -> list[dict]:
     top = max(rows, key=lambda row: (round(row["cas"], 9), -row["val_loss"]))
-    return [row for row in rows if row is top or _within(gap_to(top, row))]
+    return [row for row in rows if row is top or _within(2, top["correct"] - row["correct"])]
 
 
-def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
-
-
-def _within(mean_and_error: tuple[float, float]) -> bool:
-    return mean_and_error[0] <= mean_and_error[1]
+def _within(errors: int, worse: np.ndarray) -> bool:
+    """Whether values per image are on average not above zero by more than so many standard errors."""
+    return bool(worse.mean() <= errors * worse.std(ddof=1) / len(worse) ** 0.5)
 
 
 def tune(

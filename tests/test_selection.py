@@ -33,7 +33,7 @@ def test_gap_and_its_standard_error_by_hand():
     assert error == pytest.approx(np.std([0, 1, 1, 0], ddof=1) / 2)
 
 
-def test_the_cheapest_within_one_standard_error():
+def test_the_cheapest_that_is_as_good():
     near = row(0.49, cost=4, correct=[1, 0] * 49 + [0, 1])
     far = row(0.20, cost=1)
     top = row(0.51, cost=20, correct=[1, 0] * 49 + [1, 1])
