@@ -202,7 +202,7 @@ def best(rows: list[dict]) -> dict:
 
 
 def cheapest(rows: list[dict]) -> dict:
-    """The cheapest of the rows whose CAS is as good as `best` asks and whose loss is within one standard error of its."""
+    """The cheapest of the rows whose CAS is as good as `best` asks, and whose loss is within one error of its."""
     top = best(rows)
     good = [row for row in _as_good(rows) if row is top or _within(1, row["loss"] - top["loss"])]
     return min(good, key=lambda row: (row["cost"], row["val_loss"], -row["cas"]))
