@@ -186,7 +186,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {type(error).__name__}: {reason}; what was finished is kept; see --debug", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        workflow.end_children()
+        from kr_utils import spread
+
+        spread.end_children()
         print(
             "stopped, kernels included; what is finished is kept: the same command goes on from here", file=sys.stderr
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Callable, Iterator
 
 from kr_utils import fingerprints, workflow
@@ -77,6 +79,21 @@ def run(
                 failures.append(f"{job.title}: {value}")
                 lost.add(job)
     return seconds, failures
+
+
+def end_children() -> None:
+    """End what this process started and still runs, and hear no further Ctrl-C.
+
+    A kernel that the first one met while it came up is in no list yet, neither here nor in papermill.
+    """
+    import psutil
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    psutil.wait_procs(children, timeout=10)
 
 
 class Here:

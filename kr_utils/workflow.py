@@ -195,21 +195,6 @@ def stop(driver: str = "") -> None:
             os.killpg(pid, signal.SIGKILL)  # a kernel leads a session of its own
 
 
-def end_children() -> None:
-    """End what this process started and still runs, and hear no further Ctrl-C.
-
-    A kernel that the first one met while it came up is in no list yet, neither here nor in papermill.
-    """
-    import psutil
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        with contextlib.suppress(psutil.Error):
-            child.kill()
-    psutil.wait_procs(children, timeout=10)
-
-
 def execute(
     job: Job, on_line: Callable[[str], None] = lambda line: None, threads: int | None = None, driver: str = ""
 ) -> float:
