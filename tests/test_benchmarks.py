@@ -1,6 +1,5 @@
 """The benchmarks run; what they measure is for people to read."""
 
-import math
 import subprocess
 import sys
 
@@ -43,24 +42,3 @@ def test_a_case_prints_ratio_goal_hardware_and_writes_the_table(tmp_path):
     for row in [line for line in table.splitlines() if line.startswith("| ")][-2:]:
         ratio = float(row.split("|")[3].split()[0])
         assert 0.1 < ratio < 10
-
-
-def test_budgets_scores_and_changes_by_hand(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    import budgets
-    import pandas as pd
-    import torch
-
-    logits, labels = torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
-    found = budgets.scores(logits, torch.zeros(2, 2), labels)
-    assert found["val_accuracy"] == 50
-    assert found["val_loss"] == pytest.approx((math.log(1 + math.exp(-2)) + math.log(2)) / 2)
-    sure = 1 / (1 + math.exp(-2))
-    divergence = 0.5 * math.log(0.5 / sure) + 0.5 * math.log(0.5 / (1 - sure))  # of the first image; none of the second
-    assert found["divergence"] == pytest.approx(divergence / 2)
-
-    base = {"profile": "laptop", "dataset": "breastmnist", "val_loss": 0.5, "divergence": 0.1}
-    values = [(0, "as it is", 80.0), (1, "as it is", 82.0), (0, "period=6", 81.0), (1, "period=6", 85.0)]
-    rows = pd.DataFrame([base | {"seed": s, "budget": b, "val_accuracy": v} for s, b, v in values])
-    line = budgets.table(rows).splitlines()[3]
-    assert line.startswith("| laptop | breastmnist | period=6 | 0, 1 | 83 (+2 ± 1) | 0.5 (+0 ± 0) |")
