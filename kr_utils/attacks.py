@@ -38,6 +38,28 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     return {"loss": log_p[rows, labels], "confidence": log_p.max(1), "entropy": -modified}
 
 
+def nearest(images: np.ndarray, released: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each image, the released image that is nearest to it, by pixels: the attack on the images themselves.
+
+    An image of which the Generator kept a copy lies nearer to the released set than one it never saw: minus the
+    distance is a membership score that needs no model (Chen et al. 2020, GAN-Leaks, full black-box, uncalibrated).
+
+    Parameters
+    ----------
+    images, released : uint8 [N, C, H, W] and [M, C, H, W]
+
+    Returns
+    -------
+    distance : root mean square difference in grey levels, 0 to 255, [N]
+    index : into `released`, int [N]
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    flat = [np.asarray(x).reshape(len(x), -1).astype(np.float32) for x in (images, released)]
+    distance, index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(flat[1]).kneighbors(flat[0])
+    return distance[:, 0] / flat[0].shape[1] ** 0.5, index[:, 0]
+
+
 def per_class_offsets(
     members: np.ndarray,
     non_members: np.ndarray,

@@ -26,7 +26,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "checkpoints": ("03_checkpoints", ("teacher", "generator")),
     "tuning": ("04_tuning", ("teacher", "generator", "checkpoints")),
     "distillation": ("05_distillation", ("teacher", "generator", "checkpoints", "tuning")),
-    "membership": ("06_membership", ("teacher", "distillation")),
+    "membership": ("06_membership", ("teacher", "generator", "checkpoints", "tuning", "distillation")),
     "compare": ("08_compare", ()),  # reads every finished run of its profile
 }
 # Files that draw or store but cannot change a number; only 08, which is all drawing, depends on the first two.

@@ -90,6 +90,7 @@ class Distillation:
 class Membership:
     overfit_images: int = 200  # members of the positive control
     overfit_epochs: int = 40
+    released: int = 2000  # synthetic images that are attacked; not more than there are training images
     draws: int = 1000  # bootstrap
     lam: float = 2.0  # lambda of AOP
 
@@ -126,7 +127,7 @@ PROFILES: dict[str, Profile] = {
             most_images=300,
         ),
         distillation=Distillation(epochs=2, period=1, most_images=300),
-        membership=Membership(overfit_images=64, overfit_epochs=60, draws=200),
+        membership=Membership(overfit_images=64, overfit_epochs=60, released=300, draws=200),
     ),
     "quick": Profile(),
     "laptop": Profile(
@@ -184,7 +185,7 @@ PROFILES: dict[str, Profile] = {
             most_images=10_000,
         ),
         distillation=Distillation(epochs=200, period=1, most_images=0),
-        membership=Membership(overfit_images=500, overfit_epochs=100),
+        membership=Membership(overfit_images=500, overfit_epochs=100, released=10_000),
     ),
 }
 

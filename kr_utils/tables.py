@@ -27,7 +27,7 @@ METHODS = {
 # What the tables need of a row; 08 writes some more.
 COLUMNS = ["profile", "dataset", "title", "seed", "method", "resnet18", "classes", "test_images", "lambda", "minutes"]
 COLUMNS += ["threads", "hardware", "commit", "settings", "accuracy", "gap", "recall", "mia_auc", "mia_tpr_at_1pct_fpr"]
-COLUMNS += ["aop", "generalisation_gap", "fingerprint", "mia_fingerprint"]
+COLUMNS += ["aop", "generalisation_gap", "images_auc", "fingerprint", "mia_fingerprint"]
 TEXTS = dict.fromkeys(["commit", "fingerprint", "mia_fingerprint"], str)  # 12345678e1234567 is not a number
 UNEVEN = 1.5  # recall is shown per class where the most frequent class has this many times the rarest one's test images
 
@@ -92,7 +92,8 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def attacks(table: pd.DataFrame) -> pd.DataFrame:
-    """The loss attack under the paper-like protocol on both classifiers; generalisation gap in points."""
+    """The loss attack under the paper-like protocol on both classifiers and the nearest-image attack on the synthetic
+    images; generalisation gap in points."""
     out = []
     for profile, title, rows in _datasets(table):
         row = {"profile": profile, "dataset": title}
@@ -103,6 +104,7 @@ def attacks(table: pd.DataFrame) -> pd.DataFrame:
             row[f"AOP (λ={rows['lambda'].iloc[0]:g}), {who}"] = cell(values(rows, method, "aop"), 1, 3)
         real, student = (np.array(values(rows, method, "mia_auc")) for method in ("real", "gkd"))
         row["AUC, Student - real"] = cell(list(student - real), 1, 3, "+")
+        row["AUC, synthetic images"] = cell(values(rows, "gkd", "images_auc"), 1, 3)
         out.append(row)
     return pd.DataFrame(out)
 
@@ -172,7 +174,8 @@ def section(table: pd.DataFrame) -> str:
         "The ablation, test accuracy in percent, mean over seeds:",
         markdown(ablation(table)),
         "The loss attack (paper-like protocol); train - test in points, TPR in percent, AUC 0.5 is chance. "
-        "Student - real is paired: the same members and non-members of a seed.",
+        "Student - real is paired: the same members and non-members of a seed. Synthetic images: is a training image "
+        "nearer to one of them than a test image is?",
         markdown(attacks(table)),
     ]
     if len(uneven := recalls(table)):

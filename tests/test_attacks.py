@@ -114,3 +114,27 @@ def test_paired_difference_is_narrower_than_unpaired():
     assert out["low"] > 0
     assert out["high"] - out["low"] < high - low
     assert attacks.auc_difference(strong, strong)["high"] == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)])
+def test_nearest_released_image_against_every_difference_written_out(shape):
+    rng = np.random.default_rng(0)
+    images, released = (rng.integers(0, 256, (n, *shape), dtype=np.uint8) for n in (40, 90))
+    released[17] = images[3]
+    distance, index = attacks.nearest(images, released)
+    apart = (images[:, None].astype(float) - released[None]) ** 2
+    everything = np.sqrt(apart.mean((2, 3, 4)))
+    assert distance == pytest.approx(everything.min(1), rel=1e-6)
+    assert (everything[np.arange(40), index] == everything.min(1)).all()
+    assert (distance[3], index[3]) == (0, 17), "an exact copy is at distance 0"
+
+
+def test_copies_among_the_released_images_are_found_and_strangers_are_not():
+    rng = np.random.default_rng(0)
+    members, others, strangers = rng.integers(0, 256, (3, 200, 1, 8, 8), dtype=np.uint8)
+    half = np.concatenate([members[:100], strangers[:100]])
+    caught = attacks.audit({"nearest": (-attacks.nearest(members, half)[0], -attacks.nearest(others, half)[0])})
+    assert caught["nearest"]["auc"] == pytest.approx(0.75, abs=0.04), "half of the members are copied, half are guesses"
+    assert caught["nearest"]["tpr_at_1pct_fpr"] >= 0.5
+    free = attacks.audit({"nearest": (-attacks.nearest(members, strangers)[0], -attacks.nearest(others, strangers)[0])})
+    assert free["nearest"]["auc_low"] < 0.5 < free["nearest"]["auc_high"]

@@ -32,6 +32,10 @@ def test_all_notebooks_run_in_order_with_their_defaults(tmp_path):
     assert student["teacher_agreement"] > 0.5, "synthetic digits look like their class (chance: 0.1)"
     control = found["membership"].metrics["positive_control"]
     assert control["auc_low"] > 0.5
+    attacked = found["membership"].metrics
+    assert attacked["copies_control"]["auc_low"] > 0.95
+    assert attacked["nearest_distance"] > 10, "a synthetic digit is a copy of a training image, or nearly"
+    assert attacked["images"]["auc_high"] < 0.7
     assert found["tuning"].metrics["val_cas"] > 0.9
 
 

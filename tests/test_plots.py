@@ -32,6 +32,16 @@ def test_class_grid_takes_images_of_the_right_class_and_survives_a_short_class()
     assert (drawn[10:] == 255).all(), "class c has no image"
 
 
+def test_pairs_stand_above_each_other_with_their_distance():
+    upper, lower = (np.full((3, 1, 4, 4), value, np.uint8) for value in (10, 20))
+    upper[1] = 11
+    figure = plots.pairs(upper, lower, ("training", "synthetic"), np.array([1.2, 2.6, 30]))
+    drawn = [axis.images[0].get_array()[0, 0] for axis in figure.axes]
+    assert drawn == [10, 11, 10, 20, 20, 20]
+    assert [axis.get_xlabel() for axis in figure.axes] == ["", "", "", "1", "3", "30"]
+    assert [figure.axes[k].get_ylabel() for k in (0, 3)] == ["training", "synthetic"]
+
+
 def test_saved_figures_are_reproducible_and_carry_alt_text(tmp_path):
     for folder in ("a", "b"):
         paths = plots.save(plots.pipeline(), tmp_path / folder, "p", "what it shows")

@@ -24,7 +24,12 @@ def rows(title="BreastMNIST", gaps=(-0.01, 0.0, 0.03), test_images="10;30", resn
         here |= {"fingerprint": f"f{seed}", "mia_fingerprint": f"m{seed}"}
         mia = {"mia_auc": 0.55 + 0.01 * seed, "mia_tpr_at_1pct_fpr": 0.02}
         out.append(here | mia | {"method": "real", "accuracy": 0.8, "gap": 0.0, "recall": "0.5000;0.9000"})
-        student = {"accuracy": 0.8 + gap, "gap": gap, "recall": f"{0.4 + 0.1 * seed:.4f};0.8000"}
+        student = {
+            "accuracy": 0.8 + gap,
+            "gap": gap,
+            "images_auc": 0.5 + 0.01 * seed,
+            "recall": f"{0.4 + 0.1 * seed:.4f};0.8000",
+        }
         out.append(here | mia | {"method": "gkd"} | student)
         out.extend(here | {"method": m, "accuracy": 0.7, "gap": -0.1} for m in list(tables.METHODS)[1:4])
         if seed in few:
@@ -62,6 +67,11 @@ def test_few_step_is_told_with_its_number_of_seeds():
     assert tables.ablation(rows(few=(0, 2))).iloc[0][name] == "75.0 (2 of 3 seeds)"
     assert tables.ablation(rows(few=(0, 1, 2))).iloc[0][name] == "75.0"
     assert tables.ablation(rows()).iloc[0][name] == "not kept"
+
+
+def test_the_attack_on_the_images_has_its_column():
+    # mean 0.51; standard deviation 0.01, t(0.975, 2) = 4.3027: half width 0.0248
+    assert tables.attacks(rows()).iloc[0]["AUC, synthetic images"] == "0.510 [0.485, 0.535]"
 
 
 def test_recall_is_shown_where_classes_are_uneven_only():
