@@ -119,7 +119,7 @@ def audit(scored: dict[str, tuple[np.ndarray, np.ndarray]], seed: int = 0, draws
     """
     rows = {}
     for name, (members, non_members) in scored.items():
-        low, high = metrics.bootstrap_auc(members, non_members, seed, draws)
+        low, high = np.clip(metrics.bootstrap_auc(members, non_members, seed, draws), 0, 1).tolist()  # but for rounding
         rows[name] = {
             "auc": metrics.attack_auc(members, non_members),
             "auc_low": low,

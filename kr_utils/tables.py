@@ -105,8 +105,9 @@ def attacks(table: pd.DataFrame) -> pd.DataFrame:
         real, student = (np.array(values(rows, method, "mia_auc")) for method in ("real", "gkd"))
         row["AUC, Student - real"] = cell(list(student - real), 1, 3, "+")
         # Rows kept from before this attack was built do not have it.
-        found = values(rows, "gkd", "images_auc") if "images_auc" in rows else [np.nan]
-        row["AUC, synthetic images"] = "not measured" if np.isnan(found).all() else cell(found, 1, 3)
+        for key, name in (("images_auc", "AUC, synthetic images"), ("split_auc", "AUC, control")):
+            found = values(rows, "gkd", key) if key in rows else [np.nan]
+            row[name] = "not measured" if np.isnan(found).all() else cell(found, 1, 3)
         out.append(row)
     return pd.DataFrame(out)
 
@@ -177,7 +178,7 @@ def section(table: pd.DataFrame) -> str:
         markdown(ablation(table)),
         "The loss attack (paper-like protocol); train - test in points, TPR in percent, AUC 0.5 is chance. "
         "Student - real is paired: the same members and non-members of a seed. Synthetic images: is a training image "
-        "nearer to one of them than a test image is?",
+        "nearer to one of them than a test image is? Control: the same with validation images in their place.",
         markdown(attacks(table)),
     ]
     if len(uneven := recalls(table)):
