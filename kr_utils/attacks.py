@@ -1,6 +1,7 @@
 """Membership inference: was this image in the training set? Scores, audits and controls.
 
-A score is higher for a likelier member. Models are scored in eval mode, on images as they are.
+A score is higher for a likelier member. Released images are attacked without a model; models are scored in eval mode,
+on images as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from kr_utils import metrics
 
 ATTACKS = ("loss", "confidence", "entropy")
 TITLES = {"loss": "loss", "confidence": "top confidence", "entropy": "modified entropy"}
+BLOCK_VALUES = 2**27  # pixel values of each side that `nearest` holds as floats at a time: half a gigabyte
 MIN_PER_CLASS = 10  # below this a class borrows the common threshold
 
 
@@ -42,7 +44,8 @@ def nearest(images: np.ndarray, released: np.ndarray) -> tuple[np.ndarray, np.nd
     """Of each image, the released image that is nearest to it, by pixels: the attack on the images themselves.
 
     An image of which the Generator kept a copy lies nearer to the released set than one it never saw: minus the
-    distance is a membership score that needs no model (Chen et al. 2020, GAN-Leaks, full black-box, uncalibrated).
+    distance is a membership score that needs no model (Chen et al. 2020, GAN-Leaks, full black-box). Uncalibrated:
+    plain images are near everything, so at few false accusations it finds copies only.
 
     Parameters
     ----------
@@ -55,9 +58,18 @@ def nearest(images: np.ndarray, released: np.ndarray) -> tuple[np.ndarray, np.nd
     """
     from sklearn.neighbors import NearestNeighbors
 
-    flat = [np.asarray(x).reshape(len(x), -1).astype(np.float32) for x in (images, released)]
-    distance, index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(flat[1]).kneighbors(flat[0])
-    return distance[:, 0] / flat[0].shape[1] ** 0.5, index[:, 0]
+    def flat(x: np.ndarray) -> np.ndarray:
+        return np.asarray(x).reshape(len(x), -1).astype(np.float32)
+
+    distance, index = np.full(len(images), np.inf), np.zeros(len(images), dtype=int)
+    block = max(1, BLOCK_VALUES // max(1, images[0].size))
+    for k in range(0, len(released), block):
+        finder = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(flat(released[k : k + block]))
+        for i in range(0, len(images), block):
+            d, j = (found[:, 0] for found in finder.kneighbors(flat(images[i : i + block])))
+            closer = d < distance[i : i + block]
+            distance[i : i + block][closer], index[i : i + block][closer] = d[closer], j[closer] + k
+    return distance / images[0].size ** 0.5, index
 
 
 def per_class_offsets(
@@ -115,11 +127,15 @@ def attack(
 def audit(scored: dict[str, tuple[np.ndarray, np.ndarray]], seed: int = 0, draws: int = 1000) -> dict[str, dict]:
     """Metrics of each attack: auc, auc_low, auc_high, advantage, tpr_at_1pct_fpr, tpr_at_01pct_fpr.
 
+    scored : attack -> scores of the members [M] and of the non-members [N], higher for likelier members
+
     A rate that the number of non-members cannot carry is None ("not estimable").
     """
     rows = {}
     for name, (members, non_members) in scored.items():
-        low, high = np.clip(metrics.bootstrap_auc(members, non_members, seed, draws), 0, 1).tolist()  # but for rounding
+        low, high = np.clip(
+            metrics.bootstrap_auc(members, non_members, seed, draws), 0, 1
+        ).tolist()  # sums of 1/n can pass 1 by 1e-15
         rows[name] = {
             "auc": metrics.attack_auc(members, non_members),
             "auc_low": low,

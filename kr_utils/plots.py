@@ -74,13 +74,13 @@ def class_grid(panels: dict[str, np.ndarray], labels: dict[str, np.ndarray], nam
 
 
 def pairs(upper: np.ndarray, lower: np.ndarray, titles: tuple[str, str], distances: np.ndarray) -> Figure:
-    """Two rows of uint8 images [N, C, H, W], each above the one that belongs to it; below, their distance [N]."""
+    """Uint8 images [N, C, H, W], each above the one that belongs to it; below, their distance [N] in grey levels."""
     figure, axes = plt.subplots(2, len(upper), figsize=(1.0 * len(upper) + 1.2, 2.4), squeeze=False)
     for row, (images, title) in enumerate(zip((upper, lower), titles)):
-        for axis, image in zip(axes[row], images):
+        for axis, image in zip(axes[row], images, strict=True):
             show_image(axis, image)
         axes[row, 0].set_ylabel(title, fontsize=9)
-    for axis, distance in zip(axes[1], distances):
+    for axis, distance in zip(axes[1], distances, strict=True):
         axis.set_xlabel(f"{distance:.0f}", fontsize=9)
     return figure
 

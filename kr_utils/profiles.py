@@ -241,7 +241,14 @@ AT_MOST_ONE = {"erase", "label_dropout", "hard_weight", "threshold", "ema_decay"
 # What no machine can hold or no search can end with; all other numbers go up to a thousand million.
 AT_MOST = {"width": 4096, "depth": 1202, "levels": 8, "layers": 16, "fold": 16, "batch": 2**16, "checkpoints": 1000}
 AT_MOST |= {"students": 1000, "examples": 100, "draws": 10**6, "lr": 100, "temperature": 1000, "churn": 1000}
-AT_MOST |= {"guidance": 1000, "lam": 1000, "weight_decay": 10, "overfit_images": 10**6, "images": 10**8}
+AT_MOST |= {
+    "guidance": 1000,
+    "lam": 1000,
+    "weight_decay": 10,
+    "overfit_images": 10**6,
+    "images": 10**8,
+    "released": 10**6,
+}
 AT_MOST |= {"most_images": 10**8}
 MOST_VALUES = 1000  # of one list
 
@@ -276,7 +283,7 @@ def _parse(name: str, value, kind):
         raise InputError(f"{name} is {number}; a CIFAR ResNet has 6n + 2 layers: 8, 14, 20, ...")
     if name == "generator.width" and number % 8:
         raise InputError(f"{name} is {number}; it must be a multiple of 8 (group normalisation has 8 groups)")
-    if field_name == "overfit_images" and number < 20:
+    if field_name in ("overfit_images", "released") and number < 20:
         raise InputError(f"{name} is {number}; an attack on fewer than 20 images says nothing")
     if number > (most := AT_MOST.get(field_name, 10**9)):
         raise InputError(f"{name} is {str(number)[:60]}; that is more than any run can do (at most {most})")

@@ -34,8 +34,9 @@ def test_all_notebooks_run_in_order_with_their_defaults(tmp_path):
     assert control["auc_low"] > 0.5
     attacked = found["membership"].metrics
     assert attacked["copies_control"]["auc_low"] > 0.95
-    assert attacked["nearest_distance"] > 10, "a synthetic digit is a copy of a training image, or nearly"
-    assert attacked["images"]["auc_high"] < 0.7
+    assert attacked["with_copies"]["tpr_at_1pct_fpr"] > attacked["images"]["tpr_at_1pct_fpr"]
+    assert attacked["nearer_than_any_test"] < 10, "50 copies would be 50; by chance 1.7"
+    assert attacked["split_control"]["auc_low"] < 0.5 < attacked["split_control"]["auc_high"], "a random cut"
     assert found["tuning"].metrics["val_cas"] > 0.9
 
 

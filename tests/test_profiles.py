@@ -40,6 +40,7 @@ BAD = [
     ("teacher", "depth", 9, "6n + 2"),
     ("generator", "width", 20, "multiple of 8"),
     ("membership", "overfit_images", 1, "fewer than 20"),
+    ("membership", "released", 19, "fewer than 20"),
     ("tuning", "guidance", "", "must be a number"),
     ("tuning", "guidance", [], "one or more numbers"),
     ("tuning", "threshold", "0.5,2", "at most 1"),

@@ -28,7 +28,13 @@ def rows(title="BreastMNIST", gaps=(-0.01, 0.0, 0.03), test_images="10;30", resn
             "accuracy": 0.8 + gap,
             "gap": gap,
             "images_auc": 0.5 + 0.01 * seed,
-            "split_auc": 0.5,
+            "images_tpr_at_1pct_fpr": 0.01,
+            "images_minus_student": 0.02,
+            "images_minus_control": -0.01,
+            "released": 500,
+            "nearer_than_any_test": 2 + seed,
+            "members": 400,
+            "non_members": 99,
             "recall": f"{0.4 + 0.1 * seed:.4f};0.8000",
         }
         out.append(here | mia | {"method": "gkd"} | student)
@@ -70,13 +76,25 @@ def test_few_step_is_told_with_its_number_of_seeds():
     assert tables.ablation(rows()).iloc[0][name] == "not kept"
 
 
-def test_the_attack_on_the_images_has_its_column():
+def test_the_attack_on_the_images_has_a_table_of_the_rows_that_have_it():
+    row = tables.images(rows()).iloc[0]
     # mean 0.51; standard deviation 0.01, t(0.975, 2) = 4.3027: half width 0.0248
-    name = "AUC, synthetic images"
-    assert tables.attacks(rows()).iloc[0][name] == "0.510 [0.485, 0.535]"
-    older = rows("RetinaMNIST").drop(columns=["images_auc", "split_auc"])
-    assert tables.attacks(older).iloc[0][name] == "not measured"
-    assert tables.attacks(pd.concat([rows(), older]))[name].tolist() == ["0.510 [0.485, 0.535]", "not measured"]
+    assert row["AUC"] == "0.510 [0.485, 0.535]"
+    assert row["synthetic images"] == "500"
+    assert row["AUC, images - Student"] == "+0.020 [+0.020, +0.020]"
+    assert row["AUC, images - split control"] == "-0.010 [-0.010, -0.010]"
+    # a training image is nearer than all 99 test images with probability 1/100, if nothing is remembered
+    assert row["training images nearer than every test image"] == "3.0 of 400 (by chance 4.0)"
+    older = rows("RetinaMNIST").drop(columns=[c for c in rows().columns if c.startswith("images_")])
+    assert tables.images(older).empty
+    assert "attacked by distance" not in tables.section(older)
+    assert tables.images(pd.concat([rows(), older])).dataset.tolist() == ["BreastMNIST"]
+
+
+def test_every_commit_that_made_a_number_is_named():
+    made = rows()
+    made["mia_commit"] = "fedcba9876543210"
+    assert tables.provenance(made)[0].endswith("commit 0123456789, fedcba9876")
 
 
 def test_recall_is_shown_where_classes_are_uneven_only():
