@@ -10,7 +10,9 @@ import itertools
 import sys
 from pathlib import Path
 
-from kr_utils import InputError, fingerprints, locks, paths, profiles, runs, workflow
+from kr_utils import InputError, paths, profiles, runs, stages
+from kr_utils.driver import plan
+from kr_utils.runs import locks, machine
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--runs-dir", default="", help="where results go (default: KR_RUNS, else runs/)")
     p.add_argument("--figures-dir", default="", help="where figures go (default: KR_FIGURES, else figures/)")
-    p.add_argument("--until", metavar="STAGE", help=f"stop after this stage: {', '.join(fingerprints.STAGES)}")
+    p.add_argument("--until", metavar="STAGE", help=f"stop after this stage: {', '.join(stages.STAGES)}")
     p.add_argument(
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="change a budget (repeatable)"
     )
@@ -99,7 +101,7 @@ def show_list() -> None:
 
 def execute(args: argparse.Namespace, make_plan, root: Path, data_root: str) -> int:
     """Run what the plan says, here or on a cluster, and report; returns the exit code."""
-    from kr_utils import reporting, spread
+    from kr_utils.driver import report, schedule
 
     with contextlib.ExitStack() as stack:
         runs_here = itertools.product(names(args.datasets, "--datasets"), whole_numbers(args.seeds))
@@ -107,34 +109,34 @@ def execute(args: argparse.Namespace, make_plan, root: Path, data_root: str) -> 
             print(line)
         jobs = make_plan()
         if args.jobs > 1 or args.scheduler:
-            from kr_utils import cluster
+            from kr_utils.driver import cluster
 
             executor = cluster.Cluster(
                 0 if args.scheduler else args.jobs, args.scheduler, args.threads, root, data_root
             )
             stack.enter_context(executor)
             print(f"on {executor.place()}, {executor.threads} threads each")
-        report = stack.enter_context(reporting.Reporter(jobs, args.debug))
+        shown = stack.enter_context(report.Reporter(jobs, args.debug))
         if not (args.jobs > 1 or args.scheduler):
-            executor = spread.Here(args.threads or fingerprints.cores(), report.line, args.debug)
+            executor = schedule.Here(args.threads or machine.cores(), shown.line, args.debug)
 
-        def compare_again(job: workflow.Job) -> workflow.Job:
+        def compare_again(job: plan.Job) -> plan.Job:
             """The comparison as it stands now: drivers of other seeds may have finished since, or be comparing."""
             path, what = locks.driver_path(root, args.profile), f"the comparison of profile {args.profile}"
             try:
                 lock = locks.hold(path, what, this_host_only=True)
             except InputError as error:
-                report.say(f"{error}; waiting")
+                shown.say(f"{error}; waiting")
                 lock = locks.hold(path, what, wait=-1, this_host_only=True)
             stack.callback(lock.release)
             return make_plan()[-1]
 
-        seconds, failures = spread.run(jobs, executor, report, keep_going=args.keep_going, fresh=compare_again)
-    report.summary(seconds)
+        seconds, failures = schedule.run(jobs, executor, shown, keep_going=args.keep_going, fresh=compare_again)
+    shown.summary(seconds)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     if not failures and jobs[-1].stage == "compare":
-        report.say(f"figures and tables: {runs.figures_root(args.figures_dir) / args.profile}")
+        shown.say(f"figures and tables: {runs.figures_root(args.figures_dir) / args.profile}")
     return 1 if failures else 0
 
 
@@ -145,9 +147,9 @@ def main(argv: list[str] | None = None) -> int:
             show_list()
             return 0
         seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
-        overrides = workflow.parse_settings(args.set, args.profile)
+        overrides = plan.parse_settings(args.set, args.profile)
         profiles.budget("start", args.profile)
-        workflow.stages_until(args.until)
+        plan.stages_until(args.until)
         root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
         if args.scheduler and args.jobs > 1:
             raise InputError("--jobs is for workers made here; with --scheduler the number of its workers decides")
@@ -156,22 +158,22 @@ def main(argv: list[str] | None = None) -> int:
         for name in datasets:
             data.require_name(name)
         if args.status:
-            from kr_utils import reporting
+            from kr_utils.driver import report, status
 
             usual = all(getattr(args, key) == parser().get_default(key) for key in ("datasets", "seeds"))
             asked = [] if usual else [*itertools.product(datasets, seeds)]
-            reporting.status(root, args.profile, asked)
+            status.status(root, args.profile, asked)
             return 0
         data_root = str(data.data_root(args.data_root))
         checksums = {name: data.check(name, args.data_root) for name in datasets}
         make_plan = functools.partial(
-            workflow.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
+            plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
             data_root=data_root, until=args.until, force=args.force,
         )  # fmt: skip
         if args.dry_run:
-            from kr_utils import reporting
+            from kr_utils.driver import report, status
 
-            print("\n".join(reporting.dry_run(make_plan())))
+            print("\n".join(report.dry_run(make_plan())))
             return 0
         for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
             paths.writable(folder, option)
@@ -186,9 +188,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {type(error).__name__}: {reason}; what was finished is kept; see --debug", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        from kr_utils import spread
+        from kr_utils.driver import schedule
 
-        spread.end_children()
+        schedule.end_children()
         print(
             "stopped, kernels included; what is finished is kept: the same command goes on from here", file=sys.stderr
         )

@@ -29,15 +29,15 @@ from kr_utils import (  # noqa: E402
     classifier,
     consistency,
     data,
-    fingerprints,
     generator,
     precision,
     profiles,
     recycling,
     sampling,
     selection,
-    together,
+    stages,
 )
+from kr_utils.runs import machine  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RECIPE = {"width": 16, "depth": 8, "batch": 64, "lr": 0.1, "weight_decay": 5e-4}
@@ -305,7 +305,7 @@ def case_shadows(quick: bool) -> list[dict]:
             classifier.fit(network, lambda epoch: on_device, None, seed=k, **options)
 
     def stacked():
-        together.fit(networks(), [lambda epoch: on_device] * count, seeds=range(count), **options)
+        stacked.fit(networks(), [lambda epoch: on_device] * count, seeds=range(count), **options)
 
     goal = {"cpu": "report", "cuda": ">= 3"}[DEVICE]
     found, note = compare(singly, stacked, 2 if quick else 3), "ResNet-8 of width 16, 512 images 28x28"
@@ -357,26 +357,27 @@ def case_stage(quick: bool) -> list[dict]:
     import nbformat
     import papermill
 
-    from kr_utils import workflow
+    from kr_utils.driver import execute, plan
 
-    start = nbformat.read(fingerprints.NOTEBOOKS / "00_start_here.ipynb", 4)
+    start = nbformat.read(stages.NOTEBOOKS / "00_start_here.ipynb", 4)
     parameters = next(cell for cell in start.cells if "parameters" in cell.metadata.get("tags", []))
     code = """
 from pathlib import Path
-from kr_utils import fingerprints, profiles, runs
-fingerprints.NOTEBOOKS = Path(".").resolve()
+from kr_utils import profiles, runs, stages
+from kr_utils.runs import machine  # noqa: E402
+stages.NOTEBOOKS = Path(".").resolve()
 budget, told = profiles.budget("start", profile, overrides), {"dataset": dataset, "profile": profile, "seed": seed}
 runs.begin("start", budget, checksum="", runs_dir=runs_dir, **told).finish({})"""
     kernel = {"kernelspec": start.metadata.kernelspec}
     empty = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")], metadata=kernel)
     idle = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(code)], metadata=kernel)
-    usual = fingerprints.NOTEBOOKS
+    usual = stages.NOTEBOOKS
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         nbformat.write(empty, root / "empty.ipynb")
         nbformat.write(idle, root / "00_start_here.ipynb")
         try:
-            fingerprints.NOTEBOOKS = root
+            stages.NOTEBOOKS = root
             given = {
                 "root": root / "runs",
                 "figures": root / "figures",
@@ -386,15 +387,15 @@ runs.begin("start", budget, checksum="", runs_dir=runs_dir, **told).finish({})""
             }
 
             def ours():
-                (job,) = workflow.plan("smoke", ["digits"], [0], {"digits": ""}, **given)
-                workflow.execute(job)
+                (job,) = plan.plan("smoke", ["digits"], [0], {"digits": ""}, **given)
+                execute.execute(job)
 
             def plain():
                 papermill.execute_notebook(root / "empty.ipynb", root / "out.ipynb", progress_bar=False)
 
             found = compare(ours, plain, 3 if quick else 7)
         finally:
-            fingerprints.NOTEBOOKS = usual
+            stages.NOTEBOOKS = usual
     found["reference"], found["ours"] = found["ours"], found["reference"]  # the ratio wanted is ours to theirs
     return [
         {"case": "a stage that does nothing / papermill on an empty notebook", "goal": "<= 1.3", **found, "note": ""}
@@ -450,7 +451,7 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown case {unknown[0]!r}; choose from {', '.join(CASES)}")
     header = ["case", "seconds, reference / ours", "ratio [range]", "goal", "note"]
-    hardware, versions = fingerprints.hardware(), fingerprints.versions()
+    hardware, versions = machine.hardware(), machine.versions()
     about = f"{hardware['cpu']}, {hardware['cores']} cores, threads: {hardware['threads']}, "
     about += f"GPU: {hardware['gpu'] or 'none'}; "
     about += ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "diffusers", "papermill"))
@@ -460,7 +461,7 @@ def main() -> int:
         for row in CASES[name](args.quick):
             rows.append(line(row))
             print(" | ".join(rows[-1]), flush=True)
-    about += f"; commit {fingerprints.git_commit()}; {(time.time() - started) / 60:.0f} minutes"
+    about += f"; commit {machine.git_commit()}; {(time.time() - started) / 60:.0f} minutes"
     print(about)
     if args.out:
         body = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kr_utils import InputError, paths
-from kr_utils.validation import SPLITS, checksum, one_line, read_npz, validate
+from kr_utils.dataset_file import SPLITS, checksum, one_line, read_npz, validate
 
 if TYPE_CHECKING:
     import torch

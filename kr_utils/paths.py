@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 
 from kr_utils import InputError
-from kr_utils.fingerprints import ROOT, STAGES
+from kr_utils.stages import ROOT, STAGES
 
 
 def absolute(text: str | Path, origin: str) -> Path:

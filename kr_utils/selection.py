@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kr_utils import classifier, generator, resume, sampling, seeds, together
+from kr_utils import classifier, generator, resume, sampling, seeds, stacked
 from kr_utils.data import Split
 from kr_utils.recycling import Knobs, SyntheticStream, train_student
 
@@ -71,7 +71,7 @@ def short_students(
         sizes = (len(counts), val.images.shape[1], recipe["width"], recipe["depth"])
         students = [classifier.build(*sizes, k).to(device) for k in own]
         usual = {key: recipe[key] for key in ("batch", "lr", "weight_decay")}
-        together.fit(students, streams, epochs=epochs, augment=augment, seeds=own, teacher=teacher, **usual)
+        stacked.fit(students, streams, epochs=epochs, augment=augment, seeds=own, teacher=teacher, **usual)
     labels, out = val.labels.cpu(), []
     for student, stream in zip(students, streams):
         logits = classifier.predict(student, val.images).cpu()

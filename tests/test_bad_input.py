@@ -25,20 +25,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import run_all
-from kr_utils import (
-    InputError,
-    classifier,
-    data,
-    fingerprints,
-    generator,
-    profiles,
-    runs,
-    sampling,
-    validation,
-    workflow,
-)
+from kr_utils import InputError, classifier, data, dataset_file, generator, profiles, runs, sampling, stages
+from kr_utils.driver import execute, plan
 
-ROOT = fingerprints.ROOT
+ROOT = stages.ROOT
 NOTHING = "0" * 64
 
 
@@ -249,7 +239,7 @@ def offline(monkeypatch):
 def stays(tmp_path, monkeypatch, finished):
     """The working folder holds results that must stay as they are; and no stage may start."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(workflow, "execute", started)
+    monkeypatch.setattr(execute, "execute", started)
     shutil.copytree(finished, tmp_path / "runs")
     before = snapshot(tmp_path / "runs")
     yield
@@ -283,7 +273,7 @@ def test_bad_files(case, tmp_path, capsys, stays, offline):
 
 def test_more_than_this_machine_can_hold_is_refused_unread(tmp_path, capsys, monkeypatch, stays):
     npz()(tmp_path / "breastmnist.npz")
-    monkeypatch.setattr(validation, "_memory", lambda: 10_000)
+    monkeypatch.setattr(dataset_file, "_memory", lambda: 10_000)
     monkeypatch.setattr(np, "load", started)
     argv = ["--datasets", "breastmnist", "--data-root", tmp_path]
     check_refused(argv, "GiB that can be read here", capsys)
@@ -544,7 +534,7 @@ def test_what_nobody_thought_of_is_one_line_too(capsys, monkeypatch):
     def broken(*args, **kwargs):
         raise MemoryError("no room\nfor two lines")
 
-    monkeypatch.setattr(workflow, "plan", broken)
+    monkeypatch.setattr(plan, "plan", broken)
     code, _, lines = drive(["--profile", "smoke", "--dry-run"], capsys)
     assert (code, lines) == (
         1,
@@ -684,8 +674,8 @@ def test_weights_that_rotted_on_disk_are_found_when_they_are_loaded():
 def test_a_large_file_is_not_read_again_while_its_time_stands(monkeypatch):
     path = finish("teacher", large=2**21)
     read = []
-    stamp = runs.stamps.stamp
-    monkeypatch.setattr(runs.stamps, "stamp", lambda file: [read.append(file.name), stamp(file)][1])
+    stamp = runs.files.stamp
+    monkeypatch.setattr(runs.files, "stamp", lambda file: [read.append(file.name), stamp(file)][1])
     assert runs.read(path)
     assert "weights.safetensors" not in read
     os.utime(path / "weights.safetensors")
@@ -764,12 +754,12 @@ def test_notebooks_out_of_order_say_which_stage_to_run_first_and_how(notebook, s
     assert line == (
         f"InputError: {notebook} needs the results of {stage} (digits, profile smoke, seed 0): run "
         f"notebooks/{stage}.ipynb first, or `python run_all.py --profile smoke --datasets digits --seeds 0 "
-        f"--until {fingerprints_of(stage)}`"
+        f"--until {stage_of(stage)}`"
     )
 
 
-def fingerprints_of(notebook):
-    return next(stage for stage, (name, _) in fingerprints.STAGES.items() if name == notebook)
+def stage_of(notebook):
+    return next(stage for stage, (name, _) in stages.STAGES.items() if name == notebook)
 
 
 def test_comparing_nothing_says_what_to_run(capsys, shell):

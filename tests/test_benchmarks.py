@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from kr_utils import fingerprints
+from kr_utils import stages
 
-SCRIPT = fingerprints.ROOT / "benchmarks/run.py"
+SCRIPT = stages.ROOT / "benchmarks/run.py"
 
 
 def bench(*arguments):

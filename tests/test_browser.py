@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from kr_utils import fingerprints
+from kr_utils import stages
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -22,7 +22,7 @@ FLAGS += " --disable-component-update --disable-sync"
 def lab(tmp_path):
     """A JupyterLab on a copy of the notebooks, with notebook 02 set to the smoke profile; yields its address."""
     folder = tmp_path / "notebooks"
-    shutil.copytree(fingerprints.NOTEBOOKS, folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copytree(stages.NOTEBOOKS, folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     path = folder / "02_generator.ipynb"
     path.write_text(path.read_text().replace('profile: str = \\"quick\\"', 'profile: str = \\"smoke\\"'))
     with socket.socket() as probe:
@@ -30,7 +30,7 @@ def lab(tmp_path):
         port = probe.getsockname()[1]
     call = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
     call += ["--IdentityProvider.token=", f"--notebook-dir={folder}", "--LabApp.collaborative=False"]
-    environment = {**os.environ, "PYTHONPATH": str(fingerprints.ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(stages.ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
     environment |= {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "s"), "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "w")}
     with open(tmp_path / "lab.log", "w") as log:
         server = subprocess.Popen(call, stdout=log, stderr=log, env=environment)

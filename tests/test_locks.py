@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
-from kr_utils import InputError, fingerprints, locks, profiles, runs
+from kr_utils import InputError, profiles, runs, stages
+from kr_utils.runs import locks
+from kr_utils.runs import stage as opening
 
-HOLD = "import sys, time; from kr_utils import locks; from pathlib import Path; "
+HOLD = "import sys, time; from kr_utils.runs import locks; from pathlib import Path; "
 HOLD += "locks.hold(Path(sys.argv[1]), 'it'); print('held', flush=True); time.sleep(600)"
 
 
@@ -21,7 +23,7 @@ def other():
 
     def hold(path, code=HOLD):
         call = [sys.executable, "-c", code, str(path)]
-        process = subprocess.Popen(call, stdout=subprocess.PIPE, text=True, cwd=fingerprints.ROOT)
+        process = subprocess.Popen(call, stdout=subprocess.PIPE, text=True, cwd=stages.ROOT)
         started.append(process)
         assert process.stdout.readline() == "held\n"
         return process
@@ -139,11 +141,11 @@ def test_two_kernels_never_make_one_stage_together(tmp_path, other, monkeypatch)
     process = other(tmp_path, BEGIN)
     partial = tmp_path / "smoke/digits/seed0/01_teacher.partial"
     (partial / "work").write_text("of the first")
-    monkeypatch.setattr(runs, "LOCK_WAIT", 0.3)
+    monkeypatch.setattr(opening, "LOCK_WAIT", 0.3)
     with pytest.raises(InputError, match=f"01_teacher of digits seed 0 is being worked on by process {process.pid}"):
         begin(tmp_path)
     assert (partial / "work").read_text() == "of the first"
-    monkeypatch.setattr(runs, "LOCK_WAIT", 60)
+    monkeypatch.setattr(opening, "LOCK_WAIT", 60)
     os.kill(process.pid, signal.SIGKILL)  # an orphan ends: the next one waits for that, and starts clean
     stage = begin(tmp_path)
     stage.finish({})

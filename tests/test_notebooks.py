@@ -7,23 +7,23 @@ import sys
 
 import pytest
 
-from kr_utils import fingerprints, runs
+from kr_utils import runs, stages
 
 
 @pytest.mark.slow
 def test_all_notebooks_run_in_order_with_their_defaults(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(fingerprints.ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
-    notebooks = sorted(fingerprints.NOTEBOOKS.glob("*.ipynb"))
+    environment = {**os.environ, "PYTHONPATH": str(stages.ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
+    notebooks = sorted(stages.NOTEBOOKS.glob("*.ipynb"))
     call = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-q", "--nbval-cell-timeout=600"]
     # Its own root and no configuration: this inner pytest checks notebooks only.
-    call += ["-c", os.devnull, f"--rootdir={fingerprints.ROOT}", *map(str, notebooks)]
+    call += ["-c", os.devnull, f"--rootdir={stages.ROOT}", *map(str, notebooks)]
     out = subprocess.run(call, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=1800)
     assert out.returncode == 0, out.stdout[-6000:]
     cells = sum(cell["cell_type"] == "code" for path in notebooks for cell in json.loads(path.read_text())["cells"])
     assert f"{cells} passed" in out.stdout, "every code cell was run"
 
     found = runs.find(tmp_path / "runs", "quick")["digits", 0]
-    assert set(found) == set(fingerprints.STAGES) - {"compare"}
+    assert set(found) == set(stages.STAGES) - {"compare"}
     real, student = found["teacher"].metrics, found["distillation"].metrics
     # One seed: the floors of the three-seed means (0.97, -1.5 points), less two standard deviations between
     # seeds (0.35 and 1.35 points with two threads, 0.17 and 0.42 with one; the larger, for other machines' sums).
@@ -50,8 +50,8 @@ def test_a_notebook_out_of_order_says_which_one_to_run_first(tmp_path):
         str(tmp_path / "out.ipynb"),
         "--no-progress-bar",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(fingerprints.ROOT)}
-    out = subprocess.run(call, capture_output=True, text=True, env=environment, cwd=fingerprints.NOTEBOOKS, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(stages.ROOT)}
+    out = subprocess.run(call, capture_output=True, text=True, env=environment, cwd=stages.NOTEBOOKS, timeout=300)
     assert out.returncode != 0
     assert "05_distillation needs the results of 01_teacher" in out.stderr
     assert "run notebooks/01_teacher.ipynb first" in out.stderr

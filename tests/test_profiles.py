@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kr_utils import InputError, profiles, workflow
+from kr_utils import InputError, profiles
+from kr_utils.driver import plan
 
 
 def test_defaults_are_literals_of_the_declared_kind():
@@ -61,14 +62,14 @@ def test_bad_budgets_are_refused_by_name(stage, field, value, words):
 @pytest.mark.parametrize("text", ["steps=3", "generator.steps", "generator.=3", ".steps=3", "=", "generator steps 3"])
 def test_malformed_settings(text):
     with pytest.raises(InputError, match="write stage"):
-        workflow.parse_settings([text], "quick")
+        plan.parse_settings([text], "quick")
 
 
 @given(st.text(max_size=60))
 def test_no_text_crashes_the_parser(text):
     for setting in (text, f"generator.steps={text}", f"tuning.guidance={text}", f"{text}.steps=1"):
         try:
-            parsed = workflow.parse_settings([setting], "quick")
+            parsed = plan.parse_settings([setting], "quick")
         except InputError as error:
             assert len(str(error)) < 400  # noqa: PT017  (either outcome is right)
         else:

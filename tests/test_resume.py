@@ -19,22 +19,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kr_utils import (
-    InputError,
-    classifier,
-    data,
-    fingerprints,
-    folders,
-    generator,
-    profiles,
-    recycling,
-    resume,
-    runs,
-    workflow,
-)
+from kr_utils import InputError, classifier, data, generator, profiles, recycling, resume, runs, stages
 from kr_utils import selection as selecting
+from kr_utils.driver import plan
+from kr_utils.runs import folders, identity
+from kr_utils.runs import stage as opening
 
-ROOT = fingerprints.ROOT
+ROOT = stages.ROOT
 
 
 class Killed(BaseException):
@@ -418,9 +409,9 @@ def test_the_time_of_killed_starts_is_counted():
 @pytest.fixture
 def quick_manifests(monkeypatch):
     """Stages that open and finish hundreds of times: what does not change is found out once."""
-    for module, name in ((runs, "git_commit"), (runs, "versions"), (fingerprints, "versions")):
+    for module, name in ((opening, "git_commit"), (opening, "versions"), (identity, "versions")):
         monkeypatch.setattr(module, name, functools.cache(getattr(module, name)))
-    monkeypatch.setattr(fingerprints, "code_hashes", functools.cache(fingerprints.code_hashes))
+    monkeypatch.setattr(identity, "code_hashes", functools.cache(identity.code_hashes))
 
 
 def test_sigkill_at_every_line_of_finish_loses_no_result(quick_manifests, tmp_path):
@@ -497,13 +488,13 @@ def test_sigkill_at_every_line_of_begin_keeps_a_state_whole_or_not_at_all(quick_
 
 
 def kill_at_line(number):
-    """SIGKILL this process at the number-th line of runs.py, folders.py and (each fifth) shutil.py from here on."""
+    """SIGKILL this process at the number-th line of the store and (each fifth) of shutil.py from here on."""
     left = 5 * number
 
     def trace(frame, event, _):
         nonlocal left
         name = os.path.basename(frame.f_code.co_filename)
-        if name not in ("runs.py", "folders.py", "shutil.py"):
+        if name not in ("stage.py", "finished.py", "folders.py", "files.py", "shutil.py"):
             return None
         if event == "line":
             left -= 1 if name == "shutil.py" else 5
@@ -534,18 +525,16 @@ def test_speeds_go_to_the_manifest_and_not_to_the_metrics():
 
 def test_the_copy_of_a_notebook_is_put_in_its_place_if_the_driver_died_before(tmp_path):
     final = open_stage().finish({})
-    plan = workflow.plan(
-        "smoke", ["digits"], [0], {"digits": "c"}, overrides={}, root=tmp_path / "runs", figures=tmp_path
-    )
-    job = next(job for job in plan if job.stage == "teacher")
+    jobs = plan.plan("smoke", ["digits"], [0], {"digits": "c"}, overrides={}, root=tmp_path / "runs", figures=tmp_path)
+    job = next(job for job in jobs if job.stage == "teacher")
     assert job.reuse
     copy = final.with_name("01_teacher.failed.ipynb")
     copy.write_text("of an earlier attempt")
     os.utime(copy, (1, 1))
-    workflow.tidy(job)
+    plan.tidy(job)
     assert not (final / "notebook.ipynb").exists()
     copy.write_text("of this one")
-    workflow.tidy(job)
+    plan.tidy(job)
     assert (final / "notebook.ipynb").read_text() == "of this one"
     assert not copy.exists()
 
@@ -635,10 +624,10 @@ def contents(home):
 def kill_and_compare(calm, harsh, kills, rng):
     """Kill a smoke run `kills` times, spread over all stages; what differs from the one in `calm`, and the starts."""
     harsh.mkdir()
-    stages = [*fingerprints.STAGES]
-    targets = sorted((stages * (kills // len(stages) + 1))[:kills], key=stages.index)
+    names = [*stages.STAGES]
+    targets = sorted((names * (kills // len(names) + 1))[:kills], key=names.index)
     for number, planned in enumerate(targets, 1):
-        later = stages[stages.index(planned) :]  # a kill may have come too late: then the next stage gets its fellow
+        later = names[names.index(planned) :]  # a kill may have come too late: then the next stage gets its fellow
         folder = {stage: runs.stage_dir(harsh / "runs", "smoke", "digits", 0, stage) for stage in later}
         stage = next((stage for stage in later if not (folder[stage] / "manifest.json").exists()), planned)
         final = folder[stage]

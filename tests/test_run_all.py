@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from conftest import assert_no_pickle_inside
 
-from kr_utils import fingerprints, runs, workflow
+from kr_utils import runs, stages
+from kr_utils.driver import execute, plan
 
-ROOT = fingerprints.ROOT
+ROOT = stages.ROOT
 
 
 def drive(*args, **environment):
@@ -38,7 +39,7 @@ def test_help_answers_at_once_and_loads_nothing_heavy():
         "--jobs",
     ):
         assert option in out.stdout
-    code = "import sys; sys.argv=['x','--help']; import run_all, kr_utils.workflow; print('torch' in sys.modules)"
+    code = "import sys; sys.argv=['x','--help']; import run_all, kr_utils.driver.plan; print('torch' in sys.modules)"
     seen = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert seen.stdout.strip() == "False", seen.stderr
     assert seconds < 5, "measured 0.15 s on an idle machine; a heavy import takes several seconds"
@@ -63,7 +64,7 @@ def test_list_names_datasets_profiles_and_budgets():
 
 def make_plan(root, **more):
     options = {"overrides": {}, "root": root, "figures": root / "figures", "until": "tuning"} | more
-    return workflow.plan("smoke", ["digits"], [0], {"digits": "c"}, **options)
+    return plan.plan("smoke", ["digits"], [0], {"digits": "c"}, **options)
 
 
 def test_every_setting_reaches_the_notebook_as_it_is(tmp_path):
@@ -73,7 +74,7 @@ def test_every_setting_reaches_the_notebook_as_it_is(tmp_path):
     from kr_utils import profiles
 
     settings = ["tuning.guidance=1,2.5", "tuning.steps=7", "tuning.threshold=0,0.25"]
-    overrides = workflow.parse_settings(settings, "smoke")
+    overrides = plan.parse_settings(settings, "smoke")
     for job in make_plan(tmp_path, overrides=overrides):
         namespace: dict = {}
         exec(PythonTranslator.codify(job.parameters), namespace)
@@ -86,8 +87,8 @@ def test_every_setting_reaches_the_notebook_as_it_is(tmp_path):
 def test_unknown_notebook_parameters_are_refused(tmp_path):
     job = make_plan(tmp_path)[1]
     job.parameters["epochz"] = 3
-    with pytest.raises(workflow.StageFailed, match="declares no parameter 'epochz'"):
-        workflow.execute(job)
+    with pytest.raises(execute.StageFailed, match="declares no parameter 'epochz'"):
+        execute.execute(job)
 
 
 @pytest.mark.slow
@@ -96,8 +97,8 @@ def test_a_failing_notebook_names_its_cell_and_keeps_the_partial_copy(tmp_path):
     job = make_plan(tmp_path)[1]
     job.parameters["data_root"] = str(tmp_path / "gone")
     job.parameters["dataset"] = "breastmnist"
-    with pytest.raises(workflow.StageFailed) as error:
-        workflow.execute(job)
+    with pytest.raises(execute.StageFailed) as error:
+        execute.execute(job)
     message = str(error.value)
     assert "01_teacher.ipynb, cell" in message
     assert "InputError" in message

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from kr_utils import InputError, fingerprints, locks, profiles, runs
+from kr_utils import InputError, profiles, runs, stages
+from kr_utils.runs import locks
+from kr_utils.runs import stage as opening
 
 CHECKSUM = "c" * 64
 
@@ -82,7 +84,7 @@ def test_a_stage_made_from_an_older_one_is_refused_until_it_is_made_again(tmp_pa
 
 
 def test_a_run_is_complete_when_all_its_stages_stand(tmp_path):
-    for stage in fingerprints.STAGES:
+    for stage in stages.STAGES:
         if stage != "compare":
             assert not runs.complete(runs.find(tmp_path / "runs", "smoke").get(("digits", 0), {}))
             finish(stage)
@@ -112,7 +114,7 @@ def test_find_lists_runs_by_dataset_and_seed(tmp_path):
 def test_folders_of_a_stage_at_work_are_left_to_it(monkeypatch):
     """It has written its manifest and is about to rename its folder: who reads it must not do that in its place."""
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "settle", lambda final, own: None)
+        patch.setattr(opening, "settle", lambda final, own: None)
         for stage in ("teacher", "generator"):
             opened = open_stage(stage)
             partial = opened.folder

@@ -16,9 +16,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 
-from kr_utils import fingerprints, profiles, runs, workflow
+from kr_utils import profiles, runs, stages
+from kr_utils.driver import execute, plan
 
-ROOT = fingerprints.ROOT
+ROOT = stages.ROOT
 PICKLING = {"pickle", "cPickle", "_pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "pickletools"}
 CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "torch.jit.load", "os.system", "os.popen"}
 
@@ -137,9 +138,9 @@ def injected(cell):
 def test_hostile_parameters_reach_a_real_notebook_as_data(tmp_path):
     """08 gets runs and figures folder; with nothing to compare it stops at its own line, the parameters long set."""
     figures = tmp_path / HOSTILE[0]
-    job = workflow.plan("smoke", [], [], {}, overrides={}, root=tmp_path / HOSTILE[3], figures=figures)[0]
-    with pytest.raises(workflow.StageFailed) as error:
-        workflow.execute(job)
+    job = plan.plan("smoke", [], [], {}, overrides={}, root=tmp_path / HOSTILE[3], figures=figures)[0]
+    with pytest.raises(execute.StageFailed) as error:
+        execute.execute(job)
     assert "InputError: no finished run of profile smoke" in str(error.value)
     assert "\n" not in str(error.value)
     cells = json.loads(job.folder.with_name("08_compare.failed.ipynb").read_text())["cells"]
@@ -152,7 +153,7 @@ def test_hostile_parameters_reach_a_real_notebook_as_data(tmp_path):
         "JupyterLab shows the line and nothing else"
     )
     assert not list(tmp_path.rglob("hacked"))
-    assert not (fingerprints.NOTEBOOKS / "hacked").exists()
+    assert not (stages.NOTEBOOKS / "hacked").exists()
 
 
 # ------------------------------------------------------------ real processes

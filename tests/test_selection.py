@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kr_utils import classifier, fingerprints, generator, recycling, sampling, selection
+from kr_utils import classifier, generator, recycling, sampling, selection, stages
 
 
 def row(cas, cost=10, loss=1.0, correct=None, **knobs):
@@ -159,7 +159,7 @@ def test_selecting_modules_and_notebooks_never_touch_the_test_split():
         tree = ast.parse(inspect.getsource(module))
         assert not [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "test"], module.__name__
     for stage in ("generator", "checkpoints", "tuning"):
-        path = fingerprints.NOTEBOOKS / f"{fingerprints.STAGES[stage][0]}.ipynb"
+        path = stages.NOTEBOOKS / f"{stages.STAGES[stage][0]}.ipynb"
         cells = json.loads(path.read_text())["cells"]
         code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
         words = {n.attr for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Attribute)}
@@ -171,7 +171,7 @@ def test_selecting_modules_and_notebooks_never_touch_the_test_split():
 
 def test_in_notebooks_01_and_05_the_test_split_is_read_after_all_training():
     for stage in ("teacher", "distillation"):
-        path = fingerprints.NOTEBOOKS / f"{fingerprints.STAGES[stage][0]}.ipynb"
+        path = stages.NOTEBOOKS / f"{stages.STAGES[stage][0]}.ipynb"
         cells = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
         last_fit = max(k for k, c in enumerate(cells) if "classifier.fit(" in c or "train_student(" in c)
         readers = [k for k, c in enumerate(cells) if "ds.test" in c or "data.SPLITS" in c or '["test"]' in c]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Many tiny stages through one local Dask cluster: is a stage lost, does a kernel stay, does memory grow?
 
-    python benchmarks/spread.py [STAGES [JOBS]]      (default 200 stages, 2 at a time)
+    python benchmarks/schedule.py [STAGES [JOBS]]      (default 200 stages, 2 at a time)
 
 Each stage is a notebook of two cells that runs through the driver's own path: plan, locks, Dask, papermill, kernel,
 manifest. It imports no torch, so what is measured is the machinery. Exit code 1 if something was lost, left or grew.
@@ -58,15 +58,16 @@ def main(stages: int = 200, jobs: int = 2) -> int:
         tiny_tree(folder)
         sys.path.insert(0, name)
         os.environ["PYTHONPATH"] = name  # for the workers
-        from kr_utils import cluster, reporting, runs, spread, workflow
+        from kr_utils import runs
+        from kr_utils.driver import cluster, plan, report, schedule
 
-        plan = workflow.plan(
+        plan = plan.plan(
             "smoke", ["digits"], list(range(stages)), {"digits": "c"}, overrides={}, root=folder / "runs",
             figures=folder, until="start",
         )  # fmt: skip
         samples = []
 
-        class Report(reporting.Reporter):
+        class Report(report.Reporter):
             def plain(self, text):  # a line per stage is too much
                 pass
 
@@ -80,7 +81,7 @@ def main(stages: int = 200, jobs: int = 2) -> int:
         (folder / "runs").mkdir()
         started = time.time()
         with cluster.Cluster(jobs, "", 1, folder / "runs") as executor:
-            seconds, failures = spread.run(plan, executor, Report(plan), keep_going=True)
+            seconds, failures = schedule.run(plan, executor, Report(plan), keep_going=True)
             took = time.time() - started
             kernels = processes()["kernels"]
         left = processes()

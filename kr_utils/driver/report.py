@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 
-from kr_utils import fingerprints, locks, runs, workflow
+from kr_utils import runs, stages
+from kr_utils.driver import plan
 
-STAGES = [stage for stage in fingerprints.STAGES if stage != "compare"]
+STAGES = [stage for stage in stages.STAGES if stage != "compare"]
 
 SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "AUC real", "AUC Student", "minutes")
 
@@ -22,7 +22,7 @@ class Reporter:
     every : show all lines of the notebooks
     """
 
-    def __init__(self, jobs: list[workflow.Job], every: bool = False):
+    def __init__(self, jobs: list[plan.Job], every: bool = False):
         from rich.console import Console
 
         self.console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
@@ -47,11 +47,11 @@ class Reporter:
             self.live.stop()
             self.live = None
 
-    def title(self, job: workflow.Job) -> str:
+    def title(self, job: plan.Job) -> str:
         place = [other.folder for other in self.jobs].index(job.folder) + 1
         return f"[{place}/{len(self.jobs)}] {job.title}"
 
-    def started(self, job: workflow.Job, where: str = "") -> None:
+    def started(self, job: plan.Job, where: str = "") -> None:
         again = job.folder in self.since
         self.word[job.folder], self.since[job.folder], self.told[job.folder] = "running", time.time(), time.time()
         usual = f", about {self.expected(job):.0f} s" if self.expected(job) else ""
@@ -60,13 +60,13 @@ class Reporter:
         else:
             self.plain(f"{self.title(job)}  ({job.reason}{usual}{f', on {where}' if where else ''})")
 
-    def line(self, job: workflow.Job, text: str) -> None:
+    def line(self, job: plan.Job, text: str) -> None:
         self.latest[job.folder] = text
         if self.every or (not self.live and time.time() - self.told.get(job.folder, 0) > 30):
             self.told[job.folder] = time.time()
             self.say(f"      {job.where}: {text[:160]}" if len(self.running()) > 1 else f"      {text[:160]}")
 
-    def ended(self, job: workflow.Job, word: str, why: str = "") -> None:
+    def ended(self, job: plan.Job, word: str, why: str = "") -> None:
         """word : done, failed, skipped or reused."""
         self.word[job.folder] = word
         if word == "done":
@@ -76,10 +76,10 @@ class Reporter:
         else:
             self.plain(f"{self.title(job)}  {word}{': ' if word == 'skipped' else ' ' if why else ''}{why}")
 
-    def running(self) -> list[workflow.Job]:
+    def running(self) -> list[plan.Job]:
         return [job for job in self.jobs if self.word[job.folder] == "running"]
 
-    def expected(self, job: workflow.Job) -> float | None:
+    def expected(self, job: plan.Job) -> float | None:
         return job.expected or self.took.get((job.dataset, job.stage))
 
     def say(self, text: str) -> None:
@@ -105,7 +105,7 @@ class Reporter:
         says = [f"{job.title}: {self.latest[job.folder][:100]}" for job in self.running() if job.folder in self.latest]
         return Group(table, *(Text(line, no_wrap=True, overflow="ellipsis") for line in [*compare, *says]))
 
-    def cell(self, job: workflow.Job) -> str:
+    def cell(self, job: plan.Job) -> str:
         word, usual = self.word[job.folder], self.expected(job)
         if word == "running":
             return f"{clock(time.time() - self.since[job.folder])}{f' of ~{clock(usual)}' if usual else ''}"
@@ -115,7 +115,7 @@ class Reporter:
             return f"~{clock(usual)}" if usual else ""
         return word
 
-    def summary(self, seconds: dict[workflow.Job, float]) -> None:
+    def summary(self, seconds: dict[plan.Job, float]) -> None:
         """The closing table; real and CAS are test accuracies, AUC is the loss attack's."""
         from rich.table import Table
 
@@ -123,7 +123,7 @@ class Reporter:
         for row in results(self.jobs, seconds):
             table.add_row(*row)
         self.console.print(table)
-        spent = {s: sum(v for job, v in seconds.items() if job.stage == s) for s in fingerprints.STAGES}
+        spent = {s: sum(v for job, v in seconds.items() if job.stage == s) for s in stages.STAGES}
         if seconds:
             self.say("minutes by stage: " + ", ".join(f"{s} {v / 60:.1f}" for s, v in spent.items() if v))
 
@@ -134,7 +134,7 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def dry_run(jobs: list[workflow.Job]) -> list[str]:
+def dry_run(jobs: list[plan.Job]) -> list[str]:
     """A line per stage: run or reuse, why, minutes last time; then the total."""
     lines = []
     for job in jobs:
@@ -149,64 +149,7 @@ def dry_run(jobs: list[workflow.Job]) -> list[str]:
     return [*lines, total]
 
 
-# ------------------------------------------------------------ the state of all runs
-
-
-def state(folder: Path, driven: bool) -> tuple[str, str]:
-    """(done, running, failed, stopped or missing; minutes, or where to look) of the stage in `folder`.
-
-    driven : a driver is at work on this dataset and seed
-    """
-    done, partial = runs.read(folder), folder.with_name(f"{folder.name}.failed.ipynb")
-    if locks.holder(locks.stage_path(folder)) is not None:
-        return "running", ""
-    try:
-        newer = not done or partial.stat().st_mtime > (done.path / "manifest.json").stat().st_mtime
-        failed = bool(json.loads(partial.read_text(encoding="utf-8"))["metadata"]["papermill"]["exception"])
-    except OSError:
-        newer = failed = False
-    except (ValueError, KeyError, TypeError):  # papermill writes it just now
-        failed = False
-    if newer and failed:
-        return "failed", str(partial)
-    if newer and driven:
-        return "running", ""  # its kernel starts, or reads its data
-    if done:
-        return "done", f"{done.manifest['seconds'] / 60:.1f}"
-    return ("stopped", "") if newer or folder.with_name(f"{folder.name}.partial").exists() else ("missing", "")
-
-
-def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None) -> None:
-    """Print the state of every stage of every dataset and seed that is in the runs folder or asked for."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    there = [(p.parent.name, int(p.name[4:])) for p in (root / profile).glob("*/seed*") if p.name[4:].isdecimal()]
-    rows = sorted({*there, *asked})
-    if not rows:
-        console.print(f"no run of profile {profile} in {root}", markup=False, soft_wrap=True)
-        return
-    table, notes = Table("dataset", "seed", *STAGES, title=f"profile {profile}: minutes where done"), []
-    for dataset, seed in rows:
-        driver = locks.holder(locks.driver_path(root, profile, dataset, seed))
-        cells = []
-        for stage in STAGES:
-            word, more = state(runs.stage_dir(root, profile, dataset, seed, stage), driver is not None)
-            cells.append(f"done {more}" if word == "done" else word)
-            if word == "failed":
-                notes.append(f"failed: {dataset} seed {seed}  {fingerprints.STAGES[stage][0]}; see {more}")
-        table.add_row(dataset, str(seed), *cells)
-        if driver is not None:
-            notes.append(f"running: {dataset} seed {seed} by {locks.told(driver)}")
-    driver = locks.holder(locks.driver_path(root, profile))
-    word, more = state(runs.stage_dir(root, profile, "", 0, "compare"), driver is not None)
-    console.print(table)
-    for line in [f"compare: {word}", *notes]:
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def results(jobs: list[workflow.Job], seconds: dict[workflow.Job, float]) -> list[list[str]]:
+def results(jobs: list[plan.Job], seconds: dict[plan.Job, float]) -> list[list[str]]:
     """Rows of the closing table, one per dataset and seed: the columns of `SUMMARY`, "-" where nothing is known yet.
 
     seconds : of the jobs that ran now; a reused stage counts with the seconds its result once took

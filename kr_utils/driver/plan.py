@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import datetime
-import gc
-import json
-import os
 import shutil
-import signal
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from kr_utils import InputError, fingerprints, folders, profiles, runs
-
-
-class StageFailed(RuntimeError):
-    """A notebook raised; the message names the cell, its error, and where the partial notebook is."""
+from kr_utils import InputError, profiles, runs, stages
+from kr_utils.runs import folders, identity
 
 
 @dataclass(frozen=True, eq=False)  # a job is its own key
@@ -44,12 +33,12 @@ class Job:
 
     @property
     def title(self) -> str:
-        return f"{self.where}  {fingerprints.STAGES[self.stage][0]}"
+        return f"{self.where}  {stages.STAGES[self.stage][0]}"
 
 
 def stages_until(until: str | None) -> list[str]:
     """The stages to run, in order; `until` is the last one (default: all)."""
-    names = list(fingerprints.STAGES)
+    names = list(stages.STAGES)
     if until is None:
         return names
     if until not in names:
@@ -108,7 +97,7 @@ def plan(
         for seed in seeds:
             prints: dict[str, str] = {}
             for stage in [s for s in wanted if s != "compare"]:
-                upstream = {need: prints[need] for need in fingerprints.STAGES[stage][1]}
+                upstream = {need: prints[need] for need in stages.STAGES[stage][1]}
                 parameters = {**common, "dataset": dataset, "seed": seed, "data_root": data_root}
                 job = _job(stage, dataset, seed, checksums[dataset], upstream, overrides, parameters, root, force)
                 if job.expected is None and (dataset, stage) in seconds:
@@ -126,16 +115,16 @@ def plan(
 def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, force) -> Job:
     profile = parameters["profile"]
     budget = profiles.budget(stage, profile, overrides.get(stage))
-    parts = fingerprints.ingredients(stage, dataset, seed, asdict(budget), checksum, upstream)
+    parts = identity.ingredients(stage, dataset, seed, asdict(budget), checksum, upstream)
     folder = runs.stage_dir(root, profile, dataset, seed, stage)
     done = runs.read(folder)
-    now = fingerprints.fingerprint(parts)
+    now = identity.fingerprint(parts)
     if done is None:
         reason = "its files are incomplete, damaged or of another version" if folder.exists() else "not run yet"
     elif force:
         reason = "--force"
     elif done.manifest["fingerprint"] != now:
-        reason = fingerprints.what_changed(done.manifest["ingredients"], parts)
+        reason = identity.what_changed(done.manifest["ingredients"], parts)
     elif stage == "compare" and not _figures_stand(done, Path(parameters["figures_dir"])):
         reason = "its figures are not in the figures folder, or results.csv there is newer"
     else:
@@ -170,120 +159,3 @@ def tidy(job: Job) -> None:
         made = datetime.datetime.fromtimestamp(copy.stat().st_mtime, datetime.UTC)
         if made >= datetime.datetime.fromisoformat(done.manifest["started"]):
             shutil.move(copy, job.folder / "notebook.ipynb")
-
-
-def declared_parameters(notebook: Path) -> set[str]:
-    """Names assigned in the cell tagged `parameters`."""
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if "parameters" in cell["metadata"].get("tags", []):
-            tree = ast.parse("".join(cell["source"]))
-            return {node.target.id for node in tree.body if isinstance(node, ast.AnnAssign)}
-    return set()
-
-
-# What the kernels' libraries read when they start; torch takes the first.
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-KERNELS: dict[int, str] = {}  # process -> its driver, of the stages that this process executes now
-STOPPED: set[str] = set()  # drivers
-
-
-def stop(driver: str = "") -> None:
-    """End the kernels of a driver's stages in this process, and start no more of them."""
-    STOPPED.add(driver)
-    for pid in [pid for pid, owner in KERNELS.copy().items() if owner == driver]:
-        with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGKILL)  # a kernel leads a session of its own
-
-
-def execute(
-    job: Job, on_line: Callable[[str], None] = lambda line: None, threads: int | None = None, driver: str = ""
-) -> float:
-    """Run one stage's notebook; returns seconds, kernel start included.
-
-    The executed notebook ends as `notebook.ipynb` in the stage's folder. papermill only warns of an
-    unknown parameter, so that is refused here.
-
-    Parameters
-    ----------
-    on_line : gets each line that the notebook prints
-    threads : of the computing libraries in the kernel; None leaves them as they are
-    driver : a name by which `stop` finds this driver's kernels
-
-    Raises
-    ------
-    StageFailed
-        A cell raised, or the kernel died; the partial notebook is kept beside the stage's folder.
-    """
-    import papermill
-    from jupyter_client import AsyncKernelManager
-    from papermill.exceptions import PapermillExecutionError
-
-    environment = dict.fromkeys(THREADS, str(threads)) if threads else {}
-    paths = [str(fingerprints.ROOT), os.environ.get("PYTHONPATH", "")]
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-
-    class Kernel(AsyncKernelManager):
-        """papermill hands on no environment, and its `cwd` changes that of this whole process; so both go in here."""
-
-        async def start_kernel(self, **options):
-            folder = str(fingerprints.NOTEBOOKS)
-            await super().start_kernel(env={**os.environ, **environment}, cwd=folder, **options)
-            self.seen = self.provisioner.pid
-            KERNELS[self.seen] = driver
-            if driver in STOPPED:
-                stop(driver)
-
-        async def cleanup_resources(self, restart: bool = False):
-            KERNELS.pop(getattr(self, "seen", 0), None)
-            await super().cleanup_resources(restart)
-
-    notebook = fingerprints.NOTEBOOKS / f"{fingerprints.STAGES[job.stage][0]}.ipynb"
-    unknown = set(job.parameters) - declared_parameters(notebook)
-    if unknown:
-        raise StageFailed(f"{notebook.name} declares no parameter {sorted(unknown)[0]!r}")
-    partial = job.folder.with_name(f"{job.folder.name}.failed.ipynb")
-    started = time.time()
-    try:
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(
-            str(notebook),
-            str(partial),
-            parameters=job.parameters,
-            kernel_name="python3",
-            kernel_manager_class=Kernel,
-            progress_bar=False,
-            stdout_file=_Lines(on_line),
-            extra_arguments=["--IPKernelApp.log_level=50"],  # nothing about TCP on loopback or its own shutdown
-        )
-    except PapermillExecutionError as error:
-        reason = str(error.evalue).strip().splitlines() or [""]
-        raise StageFailed(
-            f"{notebook.name}, cell {error.cell_index}: {error.ename}: {reason[0]}; see {partial}"
-        ) from error
-    except Exception as error:  # a dead or missing kernel, no space, no port: each library has its own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise StageFailed(f"{notebook.name}: {reason[0]}; see {partial}") from error
-    finally:
-        gc.collect()  # a client, its sockets and its event loop hold one another; 200 stages would pile up
-    done = runs.read(job.folder)
-    if done is None or done.manifest["fingerprint"] != job.fingerprint:
-        raise StageFailed(f"{notebook.name} ran but left no result that matches its plan; see {partial}")
-    shutil.move(partial, job.folder / "notebook.ipynb")
-    return time.time() - started
-
-
-class _Lines:
-    """A file that hands each complete line of a notebook's standard output to a function."""
-
-    def __init__(self, on_line: Callable[[str], None]):
-        self.on_line, self.rest = on_line, ""
-
-    def write(self, text: str) -> int:
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines:
-            if line.strip():
-                self.on_line(line.strip())
-        return len(text)
-
-    def flush(self) -> None:
-        pass

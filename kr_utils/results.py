@@ -1,6 +1,6 @@
 """The tables of results: from the rows of results.csv (one per dataset, seed and method) to what a reader sees.
 
-`python -m kr_utils.tables` puts them into README.md, between its two markers, from figures/*/results.csv alone; 08
+`python -m kr_utils.results` puts them into README.md, between its two markers, from figures/*/results.csv alone; 08
 shows the same tables and adds a profile's rows to that file.
 """
 

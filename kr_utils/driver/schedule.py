@@ -6,15 +6,16 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterator
 
-from kr_utils import fingerprints, workflow
-from kr_utils.workflow import Job
+from kr_utils import stages
+from kr_utils.driver import execute, plan
+from kr_utils.driver.plan import Job
 
 
 def needs(job: Job, jobs: list[Job]) -> list[Job]:
     """The jobs whose files a job reads: earlier stages of its dataset and seed; for the comparison, everything."""
     if job.stage == "compare":
         return [other for other in jobs if other is not job]
-    wanted = fingerprints.STAGES[job.stage][1]
+    wanted = stages.STAGES[job.stage][1]
     return [o for o in jobs if (o.dataset, o.seed) == (job.dataset, job.seed) and o.stage in wanted]
 
 
@@ -38,7 +39,7 @@ def run(
     waiting, running, lost = [], set(), set()
     for job in jobs:
         if job.reuse and job.stage != "compare":
-            workflow.tidy(job)
+            plan.tidy(job)
             report.ended(job, "reused")
         else:
             waiting.append(job)
@@ -56,7 +57,7 @@ def run(
                 waiting.remove(job)
                 again = fresh(job) if job.stage == "compare" else job
                 if again.reuse:
-                    workflow.tidy(again)
+                    plan.tidy(again)
                     report.ended(job, "reused")
                     continue
                 jobs[jobs.index(job)] = again
@@ -112,8 +113,8 @@ class Here:
         job, self.job = self.job, None
         yield "started", job, ""
         try:
-            yield "done", job, workflow.execute(job, lambda text: self.line(job, text), self.threads)
-        except workflow.StageFailed as error:
+            yield "done", job, execute.execute(job, lambda text: self.line(job, text), self.threads)
+        except execute.StageFailed as error:
             if self.debug:
                 raise
             yield "failed", job, str(error)

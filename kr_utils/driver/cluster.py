@@ -19,10 +19,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from kr_utils import InputError, fingerprints, workflow
-from kr_utils.workflow import Job
+from kr_utils import InputError
+from kr_utils.driver import execute
+from kr_utils.driver.plan import Job
+from kr_utils.runs import code, machine
 
-LOADED = fingerprints.code_version()  # of the code in this process; a worker may be older than its files
+LOADED = code.code_version()  # of the code in this process; a worker may be older than its files
 NO_GPU = {"start", "compare"}  # stages that a GPU would not help
 
 
@@ -40,11 +42,11 @@ class Cluster:
 
     def __init__(self, jobs: int, scheduler: str, threads: int, root: Path, data_root: str = ""):
         self.jobs, self.scheduler = jobs, scheduler
-        self.threads = threads or max(1, fingerprints.cores() // jobs) if jobs else threads
+        self.threads = threads or max(1, machine.cores() // jobs) if jobs else threads
         self.driver = secrets.token_hex(8)
         self.token = root / f".driver-{self.driver}"
         self.expected = {"token": str(self.token), "driver": self.driver, "data_root": data_root, "code": LOADED}
-        self.expected["versions"] = fingerprints.versions()
+        self.expected["versions"] = machine.versions()
         self.messages: queue.Queue = queue.Queue()
         self.running: dict[str, Job] = {}
         self.futures: dict[str, object] = {}
@@ -90,7 +92,7 @@ class Cluster:
         with _deaf(), self.stack, contextlib.suppress(Exception):
             if self.running:
                 self.client.cancel(list(self.futures.values()))
-                self.client.run(workflow.stop, self.driver, on_error="ignore")
+                self.client.run(execute.stop, self.driver, on_error="ignore")
                 time.sleep(0.2)
 
     def place(self) -> str:
@@ -212,7 +214,7 @@ def _deaf():
 
 def inspect(expected: dict) -> dict:
     """On a worker: {"problem": why it cannot take stages, or "", "cores": it may use}."""
-    return {"problem": _problem(expected), "cores": fingerprints.bound()}
+    return {"problem": _problem(expected), "cores": machine.bound()}
 
 
 def _problem(expected: dict) -> str:
@@ -226,9 +228,9 @@ def _problem(expected: dict) -> str:
         return f"may not write to the runs folder {token.parent}"
     if expected["data_root"] and not Path(expected["data_root"]).is_dir():
         return f"cannot see the data folder {expected['data_root']}: all workers need it by the same path (--data-root)"
-    if {LOADED, fingerprints.code_version()} != {expected["code"]}:
+    if {LOADED, code.code_version()} != {expected["code"]}:
         return "runs other code than the driver: bring both to the same commit and start the worker again"
-    for name, version in fingerprints.versions().items():
+    for name, version in machine.versions().items():
         if version != expected["versions"].get(name):
             return f"has {name} {version}, the driver {expected['versions'].get(name)}: install the same version"
     return ""
@@ -250,6 +252,6 @@ def run_stage(spec: dict, expected: dict, threads: int, key: str) -> dict:
     os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask sets it for its workers; it would slow the kernels
     job = Job(**{**spec, "folder": Path(spec["folder"])})
     try:
-        return {"seconds": workflow.execute(job, lambda text: tell("line", text), threads, expected["driver"])}
-    except workflow.StageFailed as error:
+        return {"seconds": execute.execute(job, lambda text: tell("line", text), threads, expected["driver"])}
+    except execute.StageFailed as error:
         return {"failed": str(error)}

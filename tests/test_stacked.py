@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from kr_utils import classifier, data, together
+from kr_utils import classifier, data, stacked
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard labels", "soft labels"])
@@ -16,14 +16,14 @@ def test_side_by_side_is_one_by_one(digits, teacher, soft):
     options = {"epochs": 3, "batch": 64, "lr": 0.05, "weight_decay": 5e-4, "teacher": judge}
     options |= {"augment": classifier.Augmentation(1, erase=0.25)}
     networks = [classifier.build(10, 1, 8, 8, seed).double() for seed in (5, 6, 7)]
-    stacked = [copy.deepcopy(network) for network in networks]
+    together = [copy.deepcopy(network) for network in networks]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "normalise", lambda images: images.double() / 127.5 - 1)
         for k, network in enumerate(networks):
             classifier.fit(network, lambda epoch, k=k: parts[k], None, seed=k, **options)
         streams = [lambda epoch, k=k: parts[k] for k in range(3)]
-        together.fit(stacked, streams, seeds=range(3), **options)
-    for one, other in zip(networks, stacked):
+        stacked.fit(together, streams, seeds=range(3), **options)
+    for one, other in zip(networks, together):
         for (name, a), b in zip(one.state_dict().items(), other.state_dict().values()):
             assert torch.allclose(a.double(), b.double(), atol=1e-5), name
-    assert not torch.allclose(stacked[0].head.weight, stacked[1].head.weight, atol=1e-2)
+    assert not torch.allclose(together[0].head.weight, together[1].head.weight, atol=1e-2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 LARGE = 2**20  # bytes
@@ -38,3 +39,13 @@ def text(path: Path) -> str:
     if not path.is_file():
         raise OSError(f"{path} is not a file")
     return path.read_text(encoding="utf-8")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new content, never half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves is written over by the next
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

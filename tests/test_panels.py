@@ -4,15 +4,15 @@ import ipywidgets as widgets
 import numpy as np
 import pytest
 
-from kr_utils import explore, plots
+from kr_utils import panels, plots
 
 
 @pytest.fixture
 def shown(monkeypatch):
     """What a panel displays."""
     seen = []
-    monkeypatch.setattr(explore, "display", seen.append)
-    monkeypatch.setattr(explore.plt, "show", lambda: seen.append("figure"))
+    monkeypatch.setattr(panels, "display", seen.append)
+    monkeypatch.setattr(panels.plt, "show", lambda: seen.append("figure"))
     return seen
 
 
@@ -23,9 +23,9 @@ def find(box, kind):
 
 def test_the_sampler_panel_redraws_when_a_knob_moves(tiny_generator, shown, monkeypatch):
     drawn = []
-    original = explore.sample_grid
-    monkeypatch.setattr(explore, "sample_grid", lambda *a: drawn.append(a[1:]) or original(*a))
-    explore.sampler_panel(tiny_generator, tuple("abcdefghij"), interactive=True, seed=3)
+    original = panels.sample_grid
+    monkeypatch.setattr(panels, "sample_grid", lambda *a: drawn.append(a[1:]) or original(*a))
+    panels.sampler_panel(tiny_generator, tuple("abcdefghij"), interactive=True, seed=3)
     panel = shown[-1]
     (label,) = find(panel, widgets.Dropdown)
     guidance = next(w for w in find(panel, widgets.FloatSlider) if w.description == "guidance")
@@ -34,14 +34,14 @@ def test_the_sampler_panel_redraws_when_a_knob_moves(tiny_generator, shown, monk
 
 
 def test_the_static_twin_shows_a_figure_and_no_widget(tiny_generator, shown):
-    explore.sampler_panel(tiny_generator, tuple("abcdefghij"), interactive=False)
+    panels.sampler_panel(tiny_generator, tuple("abcdefghij"), interactive=False)
     assert shown == ["figure"]
 
 
 def test_only_the_knob_changes_between_two_grids(tiny_generator):
-    first = explore.sample_grid(tiny_generator, 3, 1.0, 4, 0.0, seed=0)
-    again = explore.sample_grid(tiny_generator, 3, 1.0, 4, 0.0, seed=0)
-    other = explore.sample_grid(tiny_generator, 3, 4.0, 4, 0.0, seed=0)
+    first = panels.sample_grid(tiny_generator, 3, 1.0, 4, 0.0, seed=0)
+    again = panels.sample_grid(tiny_generator, 3, 1.0, 4, 0.0, seed=0)
+    other = panels.sample_grid(tiny_generator, 3, 4.0, 4, 0.0, seed=0)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -61,7 +61,7 @@ def test_the_threshold_panel_states_the_rates_at_the_line(shown, monkeypatch):
         return original(members, non_members, threshold, xlabel)
 
     monkeypatch.setattr(plots, "score_histogram", record)
-    explore.threshold_panel(scored(), interactive=True)
+    panels.threshold_panel(scored(), interactive=True)
     panel = shown[-1]
     slider = find(panel, widgets.FloatSlider)[0]
     slider.value = 0.9
@@ -78,13 +78,13 @@ def test_the_histogram_title_is_right():
 
 
 def test_plain_progress_prints_one_line_a_call(capsys):
-    report = explore.progress(10, "teacher", interactive=False)
+    report = panels.progress(10, "teacher", interactive=False)
     report({"epoch": 3, "loss": 0.123456, "best": True})
     report({"epoch": 4, "loss": 0.1, "best": False})
     assert capsys.readouterr().out == "teacher epoch 3/10  loss 0.1235  best\nteacher epoch 4/10  loss 0.1\n"
 
 
 def test_live_progress_reaches_its_end(capsys):
-    bar = explore.progress(4, "steps", interactive=True)
+    bar = panels.progress(4, "steps", interactive=True)
     for step in (1, 3, 4):
         bar({"step": step, "loss": 0.5})

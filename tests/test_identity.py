@@ -10,9 +10,11 @@ import pytest
 from conftest import med_arrays
 
 import run_all
-from kr_utils import InputError, data, fingerprints, profiles, runs, workflow
+from kr_utils import InputError, data, profiles, runs, stages
+from kr_utils.driver import plan
+from kr_utils.runs import code, identity
 
-STAGES = tuple(fingerprints.STAGES)
+STAGES = tuple(stages.STAGES)
 ALL = set(STAGES)
 # What is made from a stage's result, itself included, told by hand: not by the code under test.
 FROM = {
@@ -62,7 +64,7 @@ MODULES = {
 def make(root, datasets=("digits",), seeds=(0,), checksums=None, **more):
     """The driver's plan."""
     options = {"overrides": {}, "root": root, "figures": root / "figures"} | more
-    return workflow.plan("smoke", list(datasets), list(seeds), checksums or dict.fromkeys(datasets, "c"), **options)
+    return plan.plan("smoke", list(datasets), list(seeds), checksums or dict.fromkeys(datasets, "c"), **options)
 
 
 def pretend(job, checksum="c"):
@@ -100,9 +102,9 @@ def copy(tmp_path, monkeypatch):
     """A copy of the project whose files a test may change."""
     project = tmp_path / "project"
     for name in ("kr_utils", "notebooks"):
-        shutil.copytree(fingerprints.ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(fingerprints, "ROOT", project)
-    monkeypatch.setattr(fingerprints, "NOTEBOOKS", project / "notebooks")
+        shutil.copytree(stages.ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(stages, "ROOT", project)
+    monkeypatch.setattr(stages, "NOTEBOOKS", project / "notebooks")
     return project
 
 
@@ -113,7 +115,7 @@ def append(project, name, text):
 
 def edit_cell(project, stage, tag, text):
     """Add a line to the first code cell with this tag (None: with no tag)."""
-    path = project / "notebooks" / f"{fingerprints.STAGES[stage][0]}.ipynb"
+    path = project / "notebooks" / f"{stages.STAGES[stage][0]}.ipynb"
     notebook = json.loads(path.read_text())
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     cell = next(c for c in cells if (tag in c["metadata"].get("tags", []) if tag else not c["metadata"].get("tags")))
@@ -125,7 +127,7 @@ def edit_cell(project, stage, tag, text):
 
 
 def test_the_table_names_every_file():
-    files = {path.stem for path in (fingerprints.ROOT / "kr_utils").glob("*.py")} - {"__init__"}
+    files = {path.stem for path in (stages.ROOT / "kr_utils").glob("*.py")} - {"__init__"}
     assert set(MODULES) == files | {"kr.mplstyle"}
 
 
@@ -159,7 +161,7 @@ def test_a_cell_that_draws_does_not_retrain(copy, root):
 
 
 def test_a_docstring_does_not_count_and_a_statement_does():
-    hashed = fingerprints._code_hash
+    hashed = code._code_hash
     assert hashed('def f():\n    """one"""\n    return 1') == hashed('def f():\n    """two"""\n    return 1  # why')
     assert hashed("def f():\n    return 1") != hashed("def f():\n    return 2")
 
@@ -167,12 +169,12 @@ def test_a_docstring_does_not_count_and_a_statement_does():
 def test_a_notebook_with_a_typo_is_named(copy):
     edit_cell(copy, "teacher", None, "x = = 1")
     with pytest.raises(InputError, match=r"01_teacher\.ipynb: not valid Python"):
-        fingerprints.code_hashes("teacher")
+        code.code_hashes("teacher")
 
 
-def code(stage):
+def cells(stage):
     """(tags, parsed code) of a notebook's code cells."""
-    path = fingerprints.NOTEBOOKS / f"{fingerprints.STAGES[stage][0]}.ipynb"
+    path = stages.NOTEBOOKS / f"{stages.STAGES[stage][0]}.ipynb"
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "code":
             yield set(cell["metadata"].get("tags", [])), ast.parse("".join(cell["source"]))
@@ -182,7 +184,7 @@ def code(stage):
 def test_no_number_comes_out_of_a_cell_that_is_not_hashed(stage):
     """What figure and exercise cells assign is read by no other cell, so leaving them out is right."""
     loose, assigned, read = {"figure", "exercise"}, set(), set()
-    for tags, tree in code(stage):
+    for tags, tree in cells(stage):
         names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
         if tags & loose:
             assigned |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
@@ -195,8 +197,8 @@ def test_no_number_comes_out_of_a_cell_that_is_not_hashed(stage):
 
 def test_every_import_is_one_that_fingerprints_see():
     """`from kr_utils import x` and `from kr_utils.x import y` are followed; nothing else may bring code in."""
-    trees = [ast.parse(path.read_text()) for path in (fingerprints.ROOT / "kr_utils").glob("*.py")]
-    trees += [tree for stage in STAGES for _, tree in code(stage)]
+    trees = [ast.parse(path.read_text()) for path in (stages.ROOT / "kr_utils").glob("*.py")]
+    trees += [tree for stage in STAGES for _, tree in cells(stage)]
     for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
@@ -226,7 +228,7 @@ def test_every_import_is_one_that_fingerprints_see():
     ],
 )
 def test_a_parameter_reruns_exactly_what_depends_on_it(setting, reason, root):
-    overrides = workflow.parse_settings([setting], "smoke")
+    overrides = plan.parse_settings([setting], "smoke")
     jobs = {job.stage: job for job in make(root, overrides=overrides)}
     stage = setting.split(".")[0]
     assert stale(jobs.values()) == FROM[stage]
@@ -236,7 +238,7 @@ def test_a_parameter_reruns_exactly_what_depends_on_it(setting, reason, root):
 
 
 def test_the_same_value_given_again_reruns_nothing(root):
-    overrides = workflow.parse_settings(["teacher.epochs=2", "tuning.guidance=1,2.0"], "smoke")
+    overrides = plan.parse_settings(["teacher.epochs=2", "tuning.guidance=1,2.0"], "smoke")
     assert stale(make(root, overrides=overrides)) == set()
 
 
@@ -290,14 +292,14 @@ def test_the_bytes_of_a_data_file_rerun_its_dataset_alone(tmp_path, root, capsys
 def test_every_ingredient_changes_the_fingerprint_and_is_named(key):
     base = {"dataset": "digits", "seed": 0, "budget": {"epochs": 2}, "checksum": "a", "upstream": {"teacher": "1"}}
     new = {"dataset": "other", "seed": 1, "budget": {"epochs": 3}, "checksum": "b", "upstream": {"teacher": "2"}}
-    old = fingerprints.ingredients("tuning", **base)
-    changed = fingerprints.ingredients("tuning", **(base | {key: new[key]}))
-    assert fingerprints.fingerprint(old) != fingerprints.fingerprint(changed)
+    old = identity.ingredients("tuning", **base)
+    changed = identity.ingredients("tuning", **(base | {key: new[key]}))
+    assert identity.fingerprint(old) != identity.fingerprint(changed)
     words = {"budget": "epochs 2 -> 3", "checksum": "the data changed", "upstream": "teacher is new"}
-    assert words.get(key, "parameters changed") in fingerprints.what_changed(old, changed)
+    assert words.get(key, "parameters changed") in identity.what_changed(old, changed)
 
 
 def test_fingerprints_do_not_depend_on_tuple_or_list():
     budget = dataclasses.asdict(profiles.budget("tuning", "quick"))
-    parts = fingerprints.ingredients("tuning", "digits", 0, budget, "a", {})
+    parts = identity.ingredients("tuning", "digits", 0, budget, "a", {})
     assert json.loads(json.dumps(parts)) == parts

@@ -18,14 +18,16 @@ import psutil
 import pytest
 from conftest import med_arrays
 
-from kr_utils import cluster, fingerprints, locks, reporting, runs, spread, workflow
+from kr_utils import runs, stages
+from kr_utils.driver import cluster, plan, report, schedule, status
+from kr_utils.runs import identity, locks, machine
 
-ROOT = fingerprints.ROOT
+ROOT = stages.ROOT
 
 
 def make_plan(root, seeds=(0, 1), until=None, **more):
     options = {"overrides": {}, "root": root, "figures": root / "figures", "until": until} | more
-    return workflow.plan("smoke", ["digits"], list(seeds), {"digits": "c"}, **options)
+    return plan.plan("smoke", ["digits"], list(seeds), {"digits": "c"}, **options)
 
 
 # ------------------------------------------------------------------ the graph
@@ -70,13 +72,13 @@ class Silent:
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 def test_every_stage_runs_once_and_after_those_it_needs(tmp_path, size):
     jobs, fake, report = make_plan(tmp_path), Fake(size), Silent()
-    seconds, failures = spread.run(jobs, fake, report)
+    seconds, failures = schedule.run(jobs, fake, report)
     assert not failures
     assert set(seconds.values()) == {2.0}
     assert len(seconds) == len(jobs) == 15
     assert sorted(fake.log) == sorted((kind, job.title) for job in jobs for kind in ("start", "end"))
     for job in jobs:
-        for other in spread.needs(job, jobs):
+        for other in schedule.needs(job, jobs):
             assert fake.log.index(("end", other.title)) < fake.log.index(("start", job.title))
     assert fake.log[-1] == ("end", "all runs  08_compare")
     together = max(sum(1 if k == "start" else -1 for k, _ in fake.log[: i + 1]) for i in range(len(fake.log)))
@@ -85,7 +87,7 @@ def test_every_stage_runs_once_and_after_those_it_needs(tmp_path, size):
 
 def test_after_a_failure_nothing_starts_and_what_runs_is_waited_for(tmp_path):
     fake, report = Fake(3, failing=("digits seed 0  02_generator",)), Silent()
-    seconds, failures = spread.run(make_plan(tmp_path), fake, report)
+    seconds, failures = schedule.run(make_plan(tmp_path), fake, report)
     assert failures == ["digits seed 0  02_generator: cell 3"]
     assert sorted(job.stage for job in seconds) == ["start", "teacher"]
     assert len(fake.log) == 6
@@ -94,7 +96,7 @@ def test_after_a_failure_nothing_starts_and_what_runs_is_waited_for(tmp_path):
 
 def test_keep_going_leaves_out_only_what_needs_the_failed_stage(tmp_path):
     fake, report = Fake(2, failing=("digits seed 0  03_checkpoints",)), Silent()
-    seconds, failures = spread.run(make_plan(tmp_path), fake, report, keep_going=True)
+    seconds, failures = schedule.run(make_plan(tmp_path), fake, report, keep_going=True)
     assert len(failures) == 1
     assert len(seconds) == 7 + 3
     skipped = {title for title, word in report.words.items() if word == "skipped"}
@@ -112,11 +114,11 @@ def test_the_comparison_is_planned_anew_when_its_turn_comes(tmp_path):
         seen.append(len(fake.log))
         return replace(job, reuse=True, reason="up to date")  # another driver has just made it
 
-    spread.run(jobs, fake, report, fresh=fresh)
+    schedule.run(jobs, fake, report, fresh=fresh)
     assert seen == [2 * 7]
     assert report.words["all runs  08_compare"] == "reused"
     later = [replace(job, reuse=True) for job in jobs]
-    seconds, _ = spread.run(later, fake, Silent(), fresh=lambda job: replace(job, reuse=False))
+    seconds, _ = schedule.run(later, fake, Silent(), fresh=lambda job: replace(job, reuse=False))
     assert [job.stage for job in seconds] == ["compare"], "another driver finished a run since this one was planned"
 
 
@@ -125,19 +127,19 @@ def test_what_cannot_be_run_anywhere_is_a_failure(tmp_path):
         def room(self, job):
             return False
 
-    seconds, failures = spread.run(make_plan(tmp_path), Nowhere(), Silent())
+    seconds, failures = schedule.run(make_plan(tmp_path), Nowhere(), Silent())
     assert not seconds
     assert failures == ["digits seed 0  00_start_here: nothing is left to run it on"]
 
 
 def test_the_number_of_threads_is_known_without_torch():
     code = (
-        "import sys; from kr_utils.fingerprints import hardware; print(hardware()['threads'], 'torch' in sys.modules)"
+        "import sys; from kr_utils.runs.machine import hardware; print(hardware()['threads'], 'torch' in sys.modules)"
     )
     for given, words in (
         ("3", "3 False"),
-        ("", f"{fingerprints.bound()} False"),
-        ("x", f"{fingerprints.bound()} False"),
+        ("", f"{machine.bound()} False"),
+        ("x", f"{machine.bound()} False"),
     ):
         env = {**os.environ, "OMP_NUM_THREADS": given}
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
@@ -167,20 +169,20 @@ def test_status_tells_done_running_failed_stopped_and_missing(tmp_path, capsys):
     open_stage = pretend(jobs["teacher", 0])
     failed_notebook(jobs["generator", 0].folder, True)
     failed_notebook(jobs["teacher", 1].folder, None)  # its driver was killed
-    states = {key: reporting.state(job.folder, driven=False)[0] for key, job in jobs.items()}
+    states = {key: status.state(job.folder, driven=False)[0] for key, job in jobs.items()}
     assert states["start", 0] == "done"
     assert states["teacher", 0] == "running"
     assert states["generator", 0] == "failed"
     assert states["teacher", 1] == "stopped"
     assert states["membership", 1] == states["start", 1] == "missing"
-    assert reporting.state(jobs["teacher", 1].folder, driven=True)[0] == "running"
+    assert status.state(jobs["teacher", 1].folder, driven=True)[0] == "running"
     open_stage.finish({})
-    assert reporting.state(jobs["teacher", 0].folder, driven=False)[0] == "done"
+    assert status.state(jobs["teacher", 0].folder, driven=False)[0] == "done"
     pretend(jobs["generator", 0]).finish({})  # by hand, in JupyterLab, after the driver's failure
-    assert reporting.state(jobs["generator", 0].folder, driven=False)[0] == "done"
+    assert status.state(jobs["generator", 0].folder, driven=False)[0] == "done"
     failed_notebook(jobs["tuning", 0].folder, True)
     with locks.driving(tmp_path, "smoke", [("digits", 1)]):
-        reporting.status(tmp_path, "smoke", [("digits", 5)])
+        status.status(tmp_path, "smoke", [("digits", 5)])
     text = capsys.readouterr().out
     assert len(re.findall(r"^│ digits +│ [015] ", text, re.M)) == 3
     assert f"running: digits seed 1 by process {os.getpid()} on" in text
@@ -192,11 +194,11 @@ def test_dry_run_adds_up_what_is_known(tmp_path):
         pretend(job).finish({})
         manifest = json.loads((job.folder / "manifest.json").read_text())
         manifest = {key: value for key, value in manifest.items() if key != "seal"} | {"seconds": 90.0}
-        sealed = manifest | {"seal": fingerprints.fingerprint(manifest)}
+        sealed = manifest | {"seal": identity.fingerprint(manifest)}
         (job.folder / "manifest.json").write_text(json.dumps(sealed))
     jobs = make_plan(tmp_path, seeds=[0, 1], until="generator")
     assert [job.expected for job in jobs] == [90, 90, None, 90, 90, None], "seed 1 is expected to take what seed 0 took"
-    *_, total = reporting.dry_run(jobs)
+    *_, total = report.dry_run(jobs)
     assert total == (
         "total: 4 of 6 stages to run, about 3.0 min one after the other and 2 stages whose time is not known"
     )
@@ -206,23 +208,23 @@ def test_the_live_table_has_a_row_per_run_and_elapsed_and_expected_times(tmp_pat
     from rich.console import Console
 
     jobs = [replace(job, expected=125.0) for job in make_plan(tmp_path)]
-    report = reporting.Reporter(jobs)
-    report.console = Console(width=160, record=True, force_terminal=True, file=io.StringIO())
-    with report:
-        report.started(jobs[0], "tcp://w")
-        report.ended(jobs[0], "done", "in 61 s")
-        report.started(jobs[1], "tcp://w")
-        report.since[jobs[1].folder] -= 65
-        report.line(jobs[1], "epoch 1")
-        report.ended(jobs[2], "failed", "cell 3")
-        report.ended(jobs[3], "reused")
-        shown = Console(width=160, record=True, file=io.StringIO())
-        shown.print(report.draw())
-    text = shown.export_text()
+    told = report.Reporter(jobs)
+    told.console = Console(width=160, record=True, force_terminal=True, file=io.StringIO())
+    with told:
+        told.started(jobs[0], "tcp://w")
+        told.ended(jobs[0], "done", "in 61 s")
+        told.started(jobs[1], "tcp://w")
+        told.since[jobs[1].folder] -= 65
+        told.line(jobs[1], "epoch 1")
+        told.ended(jobs[2], "failed", "cell 3")
+        told.ended(jobs[3], "reused")
+        canvas = Console(width=160, record=True, file=io.StringIO())
+        canvas.print(told.draw())
+    text = canvas.export_text()
     assert re.search(r"digits +│ 0 +│ done 0:00 +│ 1:05 of ~2:05 │ failed +│ reused", text), text
     assert re.search(r"digits +│ 1 +│ ~2:05 ", text)
     assert "digits seed 0  01_teacher: epoch 1" in text
-    assert "02_generator  failed: cell 3" in report.console.export_text(), "what failed stays above the table"
+    assert "02_generator  failed: cell 3" in told.console.export_text(), "what failed stays above the table"
 
 
 # ------------------------------------------------------------------ a cluster's workers
@@ -234,7 +236,7 @@ def expected(tmp_path):
     token.write_text("x")
     return {
         "token": str(token), "driver": "x", "data_root": str(tmp_path),
-        "code": cluster.LOADED, "versions": fingerprints.versions(),
+        "code": cluster.LOADED, "versions": machine.versions(),
     }  # fmt: skip
 
 
@@ -249,7 +251,7 @@ def expected(tmp_path):
     ],
 )
 def test_a_worker_that_differs_says_how(expected, change, words):
-    assert cluster.inspect(expected) == {"problem": "", "cores": fingerprints.bound()}
+    assert cluster.inspect(expected) == {"problem": "", "cores": machine.bound()}
     assert words in cluster.inspect(expected | change)["problem"]
 
 

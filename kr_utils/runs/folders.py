@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kr_utils import InputError
+from kr_utils.runs.files import write_atomic
 
 STATE = "state"  # the folder of saved states inside a partial folder
 MARKER = "stage.json"  # in it: what the states belong to
@@ -99,13 +100,3 @@ def interval() -> float:
     if not 0 <= seconds < math.inf:
         raise InputError(f"KR_SAVE_SECONDS is {text[:40]!r}; give seconds between saved states, such as 60")
     return seconds
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new content, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves is written over by the next
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -1,0 +1,25 @@
+"""The store: stages at work, finished stages, and what explains them (manifests).
+
+Notebooks use the doors below; `runs/` never imports torch, and knows nothing of the method.
+"""
+
+from kr_utils.paths import figures_root, runs_root, stage_dir
+from kr_utils.runs.files import write_atomic
+from kr_utils.runs.finished import Done, complete, find, outdated, plain, read, settle
+from kr_utils.runs.stage import Stage, begin
+
+__all__ = [
+    "Done",
+    "Stage",
+    "begin",
+    "complete",
+    "figures_root",
+    "find",
+    "outdated",
+    "plain",
+    "read",
+    "runs_root",
+    "settle",
+    "stage_dir",
+    "write_atomic",
+]

@@ -1,0 +1,134 @@
+"""Finished stages: read, found, and whether they were made from one another.
+
+runs/<profile>/<dataset>/seed<k>/<notebook>/ holds a finished stage; its manifest explains it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kr_utils import InputError
+from kr_utils.paths import stage_dir
+from kr_utils.runs import files, folders, locks
+from kr_utils.runs.identity import fingerprint
+from kr_utils.stages import STAGES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = 2  # of the manifest
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage: its folder, manifest and metrics."""
+
+    path: Path
+    manifest: dict
+    metrics: dict
+
+    def file(self, name: str) -> Path:
+        """The artefact's path, for a reader; InputError unless its whole content is as the manifest says."""
+        path, stamp = self.path / name, self.manifest["files"].get(name)
+        if not path.is_file() and self.path.suffix == ".partial":
+            path = self.path.with_suffix("") / name  # it was read in the moment before it got its name
+        if stamp is None or not files.stands(path, stamp, whole=True):
+            raise InputError(
+                f"{path}: damaged or not of this result; run notebooks/{self.path.stem}.ipynb again, or delete "
+                f"{self.path} and `python run_all.py` makes it anew"
+            )
+        return path
+
+    def npz(self, name: str) -> dict[str, np.ndarray]:
+        import numpy as np
+
+        with np.load(self.file(name), allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+
+    def csv(self, name: str) -> list[dict]:
+        """Rows of a CSV file, numbers as floats."""
+        with open(self.file(name), newline="", encoding="utf-8") as file:
+            return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def read(path: Path) -> Done | None:
+    """The finished stage of the folder `path`, or None where there is none, or where anything is not as it was written.
+
+    A manifest must be sealed, of this format, and lie where it was made; its files must be as it says.
+    """
+    return next(filter(None, (_read(place, path) for place in folders.places(path))), None)
+
+
+def _read(path: Path, final: Path) -> Done | None:
+    try:
+        manifest = json.loads(files.text(path / "manifest.json"))
+        seal = manifest.pop("seal")
+        if manifest["format"] != FORMAT or seal != fingerprint(manifest):
+            return None
+        if manifest["fingerprint"] != fingerprint(manifest["ingredients"]) or not _lies_in(final, manifest):
+            return None
+        if not all(files.stands(path / name, stamp) for name, stamp in manifest["files"].items()):
+            return None
+        results = json.loads(files.text(path / "metrics.json"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return Done(path, manifest, results)
+
+
+def _lies_in(path: Path, manifest: dict) -> bool:
+    """Whether a manifest belongs to its folder: one copied or renamed to another seed or dataset explains nothing."""
+    parts, where = manifest["ingredients"], manifest["parameters"]
+    own = stage_dir(Path(), where["profile"], parts["dataset"], parts["seed"], parts["stage"])
+    return path.parts[-len(own.parts) :] == own.parts
+
+
+def plain(value):
+    """A value as it comes back from JSON (tuples become lists)."""
+    return json.loads(json.dumps(value))
+
+
+def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
+    """All finished stages of a profile: (dataset, seed) -> stage -> Done, in order."""
+    found: dict[tuple[str, int], dict[str, Done]] = {}
+    for folder in sorted((root / profile).glob("*/seed*"), key=lambda p: (p.parent.name, len(p.name), p.name)):
+        if not re.fullmatch("seed(0|[1-9][0-9]{0,9})", folder.name):
+            continue
+        done = {s: read(folder / STAGES[s][0]) for s in STAGES if s != "compare"}
+        done = {stage: item for stage, item in done.items() if item is not None}
+        if done:
+            found[folder.parent.name, int(folder.name[4:])] = done
+    return found
+
+
+def outdated(done: Done, stages: dict[str, Done]) -> list[str]:
+    """Stages that `done` was made from and that have been made anew since."""
+    used = done.manifest["ingredients"]["upstream"]
+    return [
+        name
+        for name, used_print in used.items()
+        if name in stages and used_print != stages[name].manifest["fingerprint"]
+    ]
+
+
+def complete(stages: dict[str, Done]) -> bool:
+    """Whether a run has every stage, and all of them were made from one another."""
+    return set(stages) == set(STAGES) - {"compare"} and not any(outdated(done, stages) for done in stages.values())
+
+
+def settle(final: Path, own: bool = False) -> None:
+    """Finish what a kill interrupted while a stage's folders were renamed; a stage at work (not our `own`) does it."""
+    if own or locks.holder(locks.stage_path(final)) is None:
+        folders.settle(final, lambda path: _read(path, final) is not None)
+        locks.forget(locks.stage_path(final))

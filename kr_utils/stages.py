@@ -1,0 +1,20 @@
+"""The map: each stage, its notebook, and the stages whose files it reads. The ground that store and driver stand on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+
+# stage -> (notebook, stages whose files it reads)
+STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "start": ("00_start_here", ()),
+    "teacher": ("01_teacher", ()),
+    "generator": ("02_generator", ()),
+    "checkpoints": ("03_checkpoints", ("teacher", "generator")),
+    "tuning": ("04_tuning", ("teacher", "generator", "checkpoints")),
+    "distillation": ("05_distillation", ("teacher", "generator", "checkpoints", "tuning")),
+    "membership": ("06_membership", ("teacher", "generator", "checkpoints", "tuning", "distillation")),
+    "compare": ("08_compare", ()),  # reads every finished run of its profile
+}
