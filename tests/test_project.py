@@ -51,12 +51,13 @@ FLOORS = {
     "runs/files": set(),
     "runs/machine": {"stages"},
     "runs/code": {"stages"},
+    "runs/cells": {"stages", "runs/code"},
     "runs/identity": {"runs/code", "runs/machine"},
     "runs/folders": {"runs/files"},
     "runs/locks": set(),
-    "runs/finished": {"stages", "paths", "runs/files", "runs/folders", "runs/identity", "runs/locks"},
+    "runs/finished": {"stages", "paths", "runs/code", "runs/files", "runs/folders", "runs/identity", "runs/locks"},
     "runs/stage": {"stages", "paths", "resume", "runs/files", "runs/finished", "runs/folders", "runs/identity"}
-    | {"runs/locks", "runs/machine"},
+    | {"runs/cells", "runs/code", "runs/locks", "runs/machine"},
     "runs/__init__": {"paths", "runs/files", "runs/finished", "runs/stage"},
     # driver/, the engine, above all of the store
     "driver/__init__": set(),

@@ -16,13 +16,15 @@ def open_stage(stage="teacher", root="", seed=0, **overrides):
     return runs.begin(stage, budget, **where)
 
 
-def finish(stage="teacher", **more):
+def finish(stage="teacher", accuracy=0.5, **more):
     opened = open_stage(stage, **more)
+    for above in opened.upstream.values():
+        assert above.metrics  # read, so that it is made from it
     opened.write_npz("logits.npz", test=np.arange(6.0))
     opened.write_csv(
         "history.csv", [{"epoch": 1, "loss": 0.5, "best": True}, {"epoch": 2, "loss": 0.25, "best": False}]
     )
-    return runs.read(opened.finish({"accuracy": 0.5}))
+    return runs.read(opened.finish({"accuracy": accuracy}))
 
 
 def test_a_finished_stage_reads_back_as_written(tmp_path):
@@ -74,6 +76,8 @@ def test_a_stage_made_from_an_older_one_is_refused_until_it_is_made_again(tmp_pa
     for stage in ("teacher", "generator", "checkpoints"):
         finish(stage)
     finish("teacher", epochs=9)
+    open_stage("tuning")  # another budget, the same bytes: nothing that was read has changed
+    finish("teacher", accuracy=0.75)
     with pytest.raises(InputError, match="03_checkpoints was made from an older 01_teacher"):
         open_stage("tuning")
     found = runs.find(tmp_path / "runs", "smoke")["digits", 0]

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import gc
-import json
+import importlib.util
 import os
 import shutil
 import signal
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from kr_utils import runs, stages
+from kr_utils.driver import plan
 from kr_utils.driver.plan import Job
+from kr_utils.runs import cells
 
 
 class StageFailed(RuntimeError):
     """A notebook raised; the message names the cell, its error, and where the partial notebook is."""
 
 
-def declared_parameters(notebook: Path) -> set[str]:
-    """Names assigned in the cell tagged `parameters`."""
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if "parameters" in cell["metadata"].get("tags", []):
-            tree = ast.parse("".join(cell["source"]))
-            return {node.target.id for node in tree.body if isinstance(node, ast.AnnAssign)}
-    return set()
-
-
 # What the kernels' libraries read when they start; torch takes the first.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 KERNELS: dict[int, str] = {}  # process -> its driver, of the stages that this process executes now
 STOPPED: set[str] = set()  # drivers
+START_TIMEOUT = 600  # seconds that a kernel may need to come up, on a network's disk with a cold cache, say
+# Of Python's own variables these may reach a kernel; others change what it computes or checks (PYTHONOPTIMIZE,
+# PYTHONSTARTUP, PYTHONWARNINGS, ...).
+PASSED = {"PYTHONPATH", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"}
 
 
 def stop(driver: str = "") -> None:
@@ -64,46 +62,28 @@ def execute(
         A cell raised, or the kernel died; the partial notebook is kept beside the stage's folder.
     """
     import papermill
-    from jupyter_client import AsyncKernelManager
     from papermill.exceptions import PapermillExecutionError
 
-    environment = dict.fromkeys(THREADS, str(threads)) if threads else {}
-    paths = [str(stages.ROOT), os.environ.get("PYTHONPATH", "")]
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-
-    class Kernel(AsyncKernelManager):
-        """papermill hands on no environment, and its `cwd` changes that of this whole process; so both go in here."""
-
-        async def start_kernel(self, **options):
-            folder = str(stages.NOTEBOOKS)
-            await super().start_kernel(env={**os.environ, **environment}, cwd=folder, **options)
-            self.seen = self.provisioner.pid
-            KERNELS[self.seen] = driver
-            if driver in STOPPED:
-                stop(driver)
-
-        async def cleanup_resources(self, restart: bool = False):
-            KERNELS.pop(getattr(self, "seen", 0), None)
-            await super().cleanup_resources(restart)
-
     notebook = stages.NOTEBOOKS / f"{stages.STAGES[job.stage][0]}.ipynb"
-    unknown = set(job.parameters) - declared_parameters(notebook)
+    unknown = set(job.parameters) - cells.parameters(job.stage)
     if unknown:
         raise StageFailed(f"{notebook.name} declares no parameter {sorted(unknown)[0]!r}")
     partial = job.folder.with_name(f"{job.folder.name}.failed.ipynb")
     started = time.time()
     try:
         job.folder.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(
-            str(notebook),
-            str(partial),
-            parameters=job.parameters,
-            kernel_name="python3",
-            kernel_manager_class=Kernel,
-            progress_bar=False,
-            stdout_file=_Lines(on_line),
-            extra_arguments=["--IPKernelApp.log_level=50"],  # nothing about TCP on loopback or its own shutdown
-        )
+        with tempfile.TemporaryDirectory(prefix="kr-kernel-") as private:
+            papermill.execute_notebook(
+                str(notebook),
+                str(partial),
+                parameters=job.parameters,
+                kernel_name="python3",
+                kernel_manager_class=_kernel_class(Path(private), threads, driver),
+                start_timeout=START_TIMEOUT,
+                progress_bar=False,
+                stdout_file=_Lines(on_line),
+                extra_arguments=["--IPKernelApp.log_level=50"],  # nothing about TCP on loopback or its own shutdown
+            )
     except PapermillExecutionError as error:
         reason = str(error.evalue).strip().splitlines() or [""]
         raise StageFailed(
@@ -115,10 +95,58 @@ def execute(
     finally:
         gc.collect()  # a client, its sockets and its event loop hold one another; 200 stages would pile up
     done = runs.read(job.folder)
-    if done is None or done.manifest["fingerprint"] != job.fingerprint:
+    if not plan.matches(done, job):
         raise StageFailed(f"{notebook.name} ran but left no result that matches its plan; see {partial}")
     shutil.move(partial, job.folder / "notebook.ipynb")
     return time.time() - started
+
+
+def environment(private: Path, threads: int | None) -> dict[str, str]:
+    """The kernel's environment: the project's, whatever the user has set up for his own notebooks.
+
+    private : an empty folder for Jupyter's and IPython's files, in place of the user's (start-up files, kernels)
+    """
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "JUPYTER", "IPYTHON"))}
+    env |= {key: os.environ[key] for key in PASSED & set(os.environ)}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(stages.ROOT), os.environ.get("PYTHONPATH", "")]))
+    env |= {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "IPYTHONDIR": str(private / "ipython")}
+    env |= {f"JUPYTER_{kind}_DIR": str(private / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
+
+    # Figures: drawn into the notebook, from matplotlib's own defaults and the project's style.
+    env["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    package = importlib.util.find_spec("matplotlib")
+    env["MATPLOTLIBRC"] = str(Path(package.origin).parent / "mpl-data/matplotlibrc") if package else ""
+    return env | (dict.fromkeys(THREADS, str(threads)) if threads else {})
+
+
+def _kernel_class(private: Path, threads: int | None, driver: str) -> type:
+    """The kernel manager for papermill: this interpreter, the environment above, known to `stop`."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    class Kernel(AsyncKernelManager):
+        """papermill hands on no environment, and its `cwd` changes that of this whole process; so both go in here."""
+
+        # Not looked up: a "python3" on the user's JUPYTER_PATH may be any Python.
+        kernel_spec = KernelSpec(
+            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            display_name="Python 3 (ipykernel)",
+            language="python",
+        )
+
+        async def start_kernel(self, **options):
+            self.connection_file = str(private / "kernel.json")
+            await super().start_kernel(env=environment(private, threads), cwd=str(stages.NOTEBOOKS), **options)
+            self.seen = self.provisioner.pid
+            KERNELS[self.seen] = driver
+            if driver in STOPPED:
+                stop(driver)
+
+        async def cleanup_resources(self, restart: bool = False):
+            KERNELS.pop(getattr(self, "seen", 0), None)
+            await super().cleanup_resources(restart)
+
+    return Kernel
 
 
 class _Lines:

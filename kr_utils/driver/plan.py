@@ -9,7 +9,9 @@ from pathlib import Path
 from statistics import fmean
 
 from kr_utils import InputError, profiles, runs, stages
-from kr_utils.runs import folders, identity
+from kr_utils.runs import files, folders, identity
+
+UP_TO_DATE = "up to date"
 
 
 @dataclass(frozen=True, eq=False)  # a job is its own key
@@ -21,7 +23,7 @@ class Job:
     seed: int
     folder: Path
     parameters: dict
-    fingerprint: str
+    parts: dict  # `identity.ingredients`: what its result must be made of
     reuse: bool
     reason: str
     seconds: float | None  # it took last time
@@ -86,49 +88,43 @@ def plan(
     jobs: list[Job] = []
     wanted = stages_until(until)
     common = {"profile": profile, "runs_dir": str(root), "interactive": False}
-    predicted: dict[str, str] = {}
+
+    # What stages took before, of any seed: the time that is expected.
     seconds: dict[tuple[str, str], list[float]] = {}  # dataset, stage
-    for (dataset, seed), done in runs.find(root, profile).items():
+    for (dataset, _), done in runs.find(root, profile).items():
         for stage, item in done.items():
             seconds.setdefault((dataset, stage), []).append(item.manifest["seconds"])
-        if runs.complete(done):
-            predicted |= {f"{dataset}/seed{seed}/{s}": item.manifest["fingerprint"] for s, item in done.items()}
+
     for dataset in datasets:
         for seed in seeds:
-            prints: dict[str, str] = {}
+            mine: dict[str, Job] = {}
             for stage in [s for s in wanted if s != "compare"]:
-                upstream = {need: prints[need] for need in stages.STAGES[stage][1]}
                 parameters = {**common, "dataset": dataset, "seed": seed, "data_root": data_root}
-                job = _job(stage, dataset, seed, checksums[dataset], upstream, overrides, parameters, root, force)
+                job = _job(stage, dataset, seed, checksums[dataset], mine, overrides, parameters, root, force)
                 if job.expected is None and (dataset, stage) in seconds:
                     job = replace(job, expected=fmean(seconds[dataset, stage]))
-                prints[stage] = job.fingerprint
+                mine[stage] = job
                 jobs.append(job)
-            if "membership" in wanted:
-                predicted |= {f"{dataset}/seed{seed}/{s}": value for s, value in prints.items()}
     if "compare" in wanted:
         parameters = {**common, "figures_dir": str(figures)}
-        jobs.append(_job("compare", "", 0, "", predicted, overrides, parameters, root, force))
+        above = {f"{job.dataset}/seed{job.seed}/{job.stage}": job for job in jobs}
+        jobs.append(_job("compare", "", 0, "", above, overrides, parameters, root, force))
     return jobs
 
 
-def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, force) -> Job:
+def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, force) -> Job:
+    """above : name of each stage that this one reads -> its job"""
     profile = parameters["profile"]
     budget = profiles.budget(stage, profile, overrides.get(stage))
-    parts = identity.ingredients(stage, dataset, seed, asdict(budget), checksum, upstream)
+    parts = identity.ingredients(stage, dataset, seed, asdict(budget), checksum)
     folder = runs.stage_dir(root, profile, dataset, seed, stage)
     done = runs.read(folder)
-    now = identity.fingerprint(parts)
     if done is None:
         reason = "its files are incomplete, damaged or of another version" if folder.exists() else "not run yet"
     elif force:
         reason = "--force"
-    elif done.manifest["fingerprint"] != now:
-        reason = identity.what_changed(done.manifest["ingredients"], parts)
-    elif stage == "compare" and not _figures_stand(done, Path(parameters["figures_dir"])):
-        reason = "its figures are not in the figures folder, or results.csv there is newer"
     else:
-        reason = "up to date"
+        reason = _what_is_stale(done, parts, above, Path(parameters.get("figures_dir", "")), root)
     return Job(
         stage,
         dataset,
@@ -136,19 +132,59 @@ def _job(stage, dataset, seed, checksum, upstream, overrides, parameters, root, 
         folder,
         # papermill hands on numbers, texts, lists and dicts, but not tuples.
         {**parameters, "overrides": runs.plain(overrides.get(stage, {}))},
-        now,
-        reason == "up to date",
-        reason,
+        parts,
+        not reason,
+        reason or UP_TO_DATE,
         done.manifest["seconds"] if done else None,
         done.manifest["seconds"] if done else None,
     )
 
 
+def _what_is_stale(done: runs.Done, parts: dict, above: dict[str, Job], figures: Path, root: Path) -> str:
+    """Why a finished stage must be made again, in words; empty where it stands.
+
+    A stage that is planned to run may come out with the same bytes: `again` looks when it has.
+    """
+    if changed := identity.what_changed(done.manifest["ingredients"], parts):
+        return changed
+    read = done.manifest["ingredients"]["upstream"]
+    new = [name for name, job in above.items() if not job.reuse and (read.get(name) or parts["stage"] == "compare")]
+    if parts["stage"] != "compare":
+        there = {name: item for name, job in above.items() if (item := runs.read(job.folder))}
+        new += [name for name in runs.outdated(done, there) if name not in new]
+        return "; ".join(f"{name} is new" for name in new)
+
+    # The comparison reads every run that may be shown, of this plan or not.
+    shown, _ = runs.find_current(root, done.manifest["parameters"]["profile"])
+    there = {f"{name}/seed{k}/{s}": item for (name, k), run in shown.items() for s, item in run.items()}
+    new += [name for name in there if name not in read] + runs.outdated(done, there)
+    new += [name for name in read if name not in there and name not in above]
+    if new:
+        return "; ".join(f"{name} is new" for name in dict.fromkeys(new))
+    return "" if _figures_stand(done, figures) else "its figures are not in the figures folder as it made them"
+
+
+def again(job: Job, jobs: list[Job]) -> Job:
+    """A stage when its turn comes: reused after all if all that it reads came out as it was."""
+    done = runs.read(job.folder)
+    if job.reuse or done is None or job.reason == "--force":
+        return job
+    above = {other.stage: other for other in jobs if (other.dataset, other.seed) == (job.dataset, job.seed)}
+    above = {name: replace(other, reuse=True) for name, other in above.items() if name in stages.STAGES[job.stage][1]}
+    if _what_is_stale(done, job.parts, above, Path(), Path()):
+        return job
+    return replace(job, reuse=True, reason="what it reads came out as it was")
+
+
+def matches(done: runs.Done | None, job: Job) -> bool:
+    """Whether a result is what the plan asked for."""
+    return done is not None and not identity.what_changed(done.manifest["ingredients"], job.parts)
+
+
 def _figures_stand(done: runs.Done, figures: Path) -> bool:
-    files = [figures / name for name in done.metrics.get("figures", [])]
-    made = (done.path / "manifest.json").stat().st_mtime
-    # Rows of other runs may have come into the table, which 08 reads.
-    return all(f.is_file() and (f.name != "results.csv" or f.stat().st_mtime <= made) for f in files)
+    """Whether every figure and table is in the figures folder with the content that the comparison gave it."""
+    made = done.metrics.get("figures", {})
+    return all(files.is_content(figures / name, digest) for name, digest in made.items())
 
 
 def tidy(job: Job) -> None:

@@ -55,10 +55,10 @@ def run(
                 continue
             elif not any(other in waiting or other in running for other in before) and executor.room(job):
                 waiting.remove(job)
-                again = fresh(job) if job.stage == "compare" else job
+                again = fresh(job) if job.stage == "compare" else plan.again(job, jobs)
                 if again.reuse:
                     plan.tidy(again)
-                    report.ended(job, "reused")
+                    report.ended(job, "reused", again.reason if job.reason != again.reason else "")
                     continue
                 jobs[jobs.index(job)] = again
                 running.add(again)

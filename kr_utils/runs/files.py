@@ -34,6 +34,11 @@ def stands(path: Path, written: list, whole: bool = False) -> bool:
     return stamp(path)[1] == digest
 
 
+def is_content(path: Path, digest: str) -> bool:
+    """Whether a file is there and has this SHA-256."""
+    return path.is_file() and stamp(path)[1] == digest
+
+
 def text(path: Path) -> str:
     """A text file's content; OSError where there is something else, such as a pipe."""
     if not path.is_file():

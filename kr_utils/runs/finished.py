@@ -8,29 +8,55 @@ from __future__ import annotations
 import csv
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kr_utils import InputError
 from kr_utils.paths import stage_dir
 from kr_utils.runs import files, folders, locks
-from kr_utils.runs.identity import fingerprint
+from kr_utils.runs.code import code_hashes
+from kr_utils.runs.identity import code_changes, fingerprint
 from kr_utils.stages import STAGES
 
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = 2  # of the manifest
+FORMAT = 3  # of the manifest
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished stage: its folder, manifest and metrics."""
+    """A finished stage: its folder, its manifest, and its files. What is read of it is noted, for whoever reads it
+    is made from that content."""
 
     path: Path
     manifest: dict
-    metrics: dict
+    stored: dict  # content of metrics.json
+    used: dict[str, str] = field(default_factory=dict, compare=False)  # what was read -> its digest
+
+    @property
+    def metrics(self) -> dict:
+        self._note("metrics.json")
+        return self.stored
+
+    @property
+    def budget(self) -> dict:
+        """The budget that it was made under."""
+        self._note("budget")
+        return self.manifest["ingredients"]["budget"]
+
+    def digest(self, name: str = "*") -> str:
+        """Of a file's content as it was written, of "budget", or of everything ("*"); "" for what there is not."""
+        files_ = self.manifest["files"]
+        if name == "*":
+            return fingerprint({key: stamp[1] for key, stamp in files_.items()})
+        if name == "budget":
+            return fingerprint(self.manifest["ingredients"]["budget"])
+        return files_[name][1] if name in files_ else ""
+
+    def _note(self, name: str) -> None:
+        self.used[name] = self.digest(name)
 
     def file(self, name: str) -> Path:
         """The artefact's path, for a reader; InputError unless its whole content is as the manifest says."""
@@ -40,8 +66,9 @@ class Done:
         if stamp is None or not files.stands(path, stamp, whole=True):
             raise InputError(
                 f"{path}: damaged or not of this result; run notebooks/{self.path.stem}.ipynb again, or delete "
-                f"{self.path} and `python run_all.py` makes it anew"
+                f"{self.path} and `python run_all.py` makes it again"
             )
+        self._note(name)
         return path
 
     def npz(self, name: str) -> dict[str, np.ndarray]:
@@ -113,13 +140,45 @@ def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
 
 
 def outdated(done: Done, stages: dict[str, Done]) -> list[str]:
-    """Stages that `done` was made from and that have been made anew since."""
-    used = done.manifest["ingredients"]["upstream"]
+    """Stages of which `done` read files that have other content now."""
     return [
         name
-        for name, used_print in used.items()
-        if name in stages and used_print != stages[name].manifest["fingerprint"]
+        for name, read_ in done.manifest["ingredients"]["upstream"].items()
+        if name in stages and any(stages[name].digest(file) != digest for file, digest in read_.items())
     ]
+
+
+def other_code(done: Done) -> list[str]:
+    """What differs between the code that made `done` and the code as it is, in words."""
+    parts = done.manifest["ingredients"]
+    return code_changes(parts["code"], code_hashes(parts["stage"]))
+
+
+def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[str, Done]], list[str]]:
+    """Runs that may be shown: every stage there, made from one another, by the code as it is. And a line per other run.
+
+    Returns
+    -------
+    as `find`; lines for a person
+    """
+    current, told = {}, []
+    for (dataset, seed), found in find(root, profile).items():
+        missing = [STAGES[name][0] for name in STAGES if name not in (*found, "compare")]
+        older = {STAGES[name][0]: outdated(done, found) for name, done in found.items()}
+        stale = {STAGES[name][0]: other_code(done) for name, done in found.items()}
+        if missing:
+            why = f"{missing[0]} is missing"
+        elif any(older.values()):
+            name, needs = next((name, needs) for name, needs in older.items() if needs)
+            why = f"{name} was made from another {STAGES[needs[0]][0]}"
+        elif any(stale.values()):
+            name, words = next((name, words) for name, words in stale.items() if words)
+            why = f"{name} was made by other code ({words[0]})"
+        else:
+            current[dataset, seed] = found
+            continue
+        told.append(f"{dataset}, seed {seed}: left out, {why}; run it again")
+    return current, told
 
 
 def complete(stages: dict[str, Done]) -> bool:

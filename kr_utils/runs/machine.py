@@ -13,9 +13,17 @@ from kr_utils.stages import ROOT
 
 
 def git_commit() -> str | None:
-    """The commit this code was run from, "+changes" if the tree differs from it; None outside git."""
+    """The commit of this repository that the code was run from, "+changes" if the tree differs from it.
+
+    None where the code is not in a git repository of its own: a copy inside another one says nothing of that one.
+    """
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    call = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 10, "check": True}
     try:
-        call = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 10, "check": True}
+        top = subprocess.run(["git", "rev-parse", "--show-toplevel"], **call).stdout.strip()
+        if Path(top).resolve() != ROOT:
+            return None
+        subprocess.run(["git", "ls-files", "--error-unmatch", "kr_utils/stages.py"], **call)
         commit = subprocess.run(["git", "rev-parse", "HEAD"], **call).stdout.strip()
         dirty = subprocess.run(["git", "status", "--porcelain", "--", "kr_utils", "notebooks"], **call).stdout.strip()
     except (OSError, subprocess.SubprocessError):

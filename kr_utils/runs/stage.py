@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from kr_utils import InputError
 from kr_utils.paths import runs_root, stage_dir
-from kr_utils.runs import files, folders, locks
+from kr_utils.runs import cells, files, folders, locks
+from kr_utils.runs.code import code_hashes, edited_since_start
 from kr_utils.runs.files import write_atomic
-from kr_utils.runs.finished import FORMAT, Done, complete, find, outdated, read, settle
+from kr_utils.runs.finished import FORMAT, Done, find_current, other_code, outdated, read, settle
 from kr_utils.runs.identity import fingerprint, ingredients, state_owner, why_not
 from kr_utils.runs.machine import git_commit, hardware, versions
 from kr_utils.stages import STAGES
@@ -40,6 +41,7 @@ class Stage:
     final: Path
     parts: dict  # ingredients
     parameters: dict
+    watch: cells.Watch
     upstream: dict[str, Done] = field(default_factory=dict)
     earlier: float = 0.0  # seconds of work in states of starts that were killed
     starts: int = 1
@@ -58,7 +60,7 @@ class Stage:
         """
         from kr_utils import resume
 
-        key = fingerprint(state_owner(self.parts))
+        key = fingerprint(state_owner(self.parts, {need: done.digest() for need, done in self.upstream.items()}))
         state = resume.State(self.file(folders.STATE) / name, key, folders.interval())
         if name in self.handed:
             state.clear()
@@ -95,12 +97,27 @@ class Stage:
         """Write metrics.json, then manifest.json, from which on the stage is done, then give the folder its final name.
 
         timing : speeds and durations; they go to the manifest, for metrics must not differ from run to run
+
+        Raises
+        ------
+        InputError
+            A cell did not run since the stage was opened, or not in order, or under other parameters: its results
+            are not what the manifest would say.
         """
+        self.file("metrics.json")  # refuses a stage that is stored
+        ran = self.watch.cells()
+        if ran is not None:  # edited in JupyterLab: the manifest names what ran, not what the file says
+            self.parts = {**self.parts, "code": code_hashes(self.name, ran)}
+        whole = self.name == "compare"  # it reads everything
+        parts = {**self.parts, "upstream": {}}
+        for need, done in sorted(self.upstream.items()):
+            parts["upstream"][need] = {"*": done.digest()} if whole else dict(sorted(done.used.items()))
+
         self.write_json("metrics.json", results)
         manifest = {
             "format": FORMAT,
-            "fingerprint": fingerprint(self.parts),
-            "ingredients": self.parts,
+            "fingerprint": fingerprint(parts),
+            "ingredients": parts,
             "parameters": self.parameters,
             "git_commit": git_commit(),
             "versions": versions(),
@@ -113,6 +130,7 @@ class Stage:
         }
         self.write_json("manifest.json", {**manifest, "seal": fingerprint(manifest)})
         settle(self.final, own=True)
+        self.watch.close()
         if self.lock:
             self.lock.release()
         return self.final
@@ -135,14 +153,43 @@ def begin(
     """
     if type(seed) is not int or not 0 <= seed < 2**31:
         raise InputError(f"seed is {str(seed)[:40]!r}; give a whole number from 0 to {2**31 - 1}")
-    root = runs_root(str(runs_dir))
+    if not __debug__:
+        raise InputError("asserts are switched off (python -O or PYTHONOPTIMIZE), and with them every check; unset it")
+    root, notebook = runs_root(str(runs_dir)), STAGES[stage][0]
+    parts = ingredients(stage, dataset, seed, asdict(budget), checksum)
+    if edited := [file for file in edited_since_start() if file.removesuffix(".py") in parts["code"]]:
+        raise InputError(
+            f"{edited[0]} was edited since this kernel started: restart it, or it goes on with the old code"
+        )
+
+    # What it reads must be there, whole, and made from one another.
+    upstream = _current_upstream(stage, root, dataset, profile, seed)
+    for name, done in upstream.items():
+        if stage != "compare" and (words := other_code(done)):
+            print(f"note: {STAGES[name][0]} was made by other code ({words[0]}): run it again before you believe this")
+
+    # Two kernels never share a partial folder; one whose driver or worker was killed needs a second or two to end.
+    final = stage_dir(root, profile, dataset, seed, stage)
+    where = f"{dataset} seed {seed}" if dataset else f"profile {profile}"
+    lock = locks.hold(locks.stage_path(final), f"{notebook} of {where}", wait=LOCK_WAIT)
+    settle(final, own=True)
+    owner = state_owner(parts, {need: done.digest() for need, done in upstream.items()})
+    earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
+    parameters = {"dataset": dataset, "profile": profile, "seed": seed}
+    return Stage(stage, final, parts, parameters, cells.Watch(stage, budget), upstream, earlier, starts, lock=lock)
+
+
+def _current_upstream(stage: str, root: Path, dataset: str, profile: str, seed: int) -> dict[str, Done]:
+    """The finished stages that a stage reads; for the comparison those of every run that may be shown."""
+    if stage == "compare":
+        found, _ = find_current(root, profile)
+        return {f"{name}/seed{k}/{s}": done for (name, k), run in found.items() for s, done in run.items()}
     upstream = {}
     for need in STAGES[stage][1]:
-        folder = stage_dir(root, profile, dataset, seed, need)
+        folder, notebook = stage_dir(root, profile, dataset, seed, need), STAGES[need][0]
         settle(folder)
         done = read(folder)
         if done is None:
-            notebook = STAGES[need][0]
             raise InputError(
                 f"{STAGES[stage][0]} needs the results of {notebook} ({dataset}, profile {profile}, seed {seed}): "
                 f"run notebooks/{notebook}.ipynb first, or `python run_all.py --profile {profile} "
@@ -155,21 +202,4 @@ def begin(
                 f"{STAGES[name][0]} was made from an older {STAGES[need][0]}: run notebooks/{STAGES[name][0]}.ipynb "
                 f"again (or `python run_all.py`, which reruns what is out of date)"
             )
-    if stage == "compare":
-        upstream = {
-            f"{name}/seed{k}/{s}": done
-            for (name, k), stages in find(root, profile).items()
-            if complete(stages)
-            for s, done in stages.items()
-        }
-    prints = {name: done.manifest["fingerprint"] for name, done in upstream.items()}
-    parts = ingredients(stage, dataset, seed, asdict(budget), checksum, prints)
-    final = stage_dir(root, profile, dataset, seed, stage)
-    # Two kernels never share a partial folder; one whose driver or worker was killed needs a second or two to end.
-    where = f"{dataset} seed {seed}" if dataset else f"profile {profile}"
-    lock = locks.hold(locks.stage_path(final), f"{final.name} of {where}", wait=LOCK_WAIT)
-    settle(final, own=True)
-    owner = state_owner(parts)
-    earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
-    parameters = {"dataset": dataset, "profile": profile, "seed": seed}
-    return Stage(stage, final, parts, parameters, upstream, earlier, starts, lock=lock)
+    return upstream

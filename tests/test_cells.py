@@ -1,0 +1,162 @@
+"""Cells in any order: what a stage stores was computed after its `begin`, in order, under its parameters."""
+
+import json
+import re
+
+import nbformat
+import pytest
+from jupyter_client import KernelManager
+
+from kr_utils import InputError, profiles, runs, stages
+from kr_utils.runs import code, finished
+
+BEGIN, FINISH = "runs.begin(", ".finish("
+
+
+class Student:
+    """A real kernel with a notebook open: runs its cells, in whatever order, some of them changed."""
+
+    def __init__(self, stage, runs_dir, with_ids):
+        path = stages.NOTEBOOKS / f"{stages.STAGES[stage][0]}.ipynb"
+        self.cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        self.cells[0].source += f"\nprofile = 'smoke'\nruns_dir = {str(runs_dir)!r}\ninteractive = False"
+        self.with_ids = with_ids
+        self.manager = KernelManager(kernel_name="python3")
+        self.manager.start_kernel(cwd=str(stages.NOTEBOOKS))
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=120)
+
+    def close(self):
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+    def place(self, text):
+        return next(k for k, cell in enumerate(self.cells) if text in cell.source)
+
+    def run(self, *places, also=""):
+        """Run cells by their places; the error line of the first that fails, or "". `also`: text added to the first."""
+        for k in places:
+            source = self.cells[k].source + (f"\n{also}" if k == places[0] else "")
+            content = {"code": source, "silent": False, "store_history": True, "user_expressions": {}}
+            message = self.client.session.msg(
+                "execute_request", content | {"allow_stdin": False, "stop_on_error": True}
+            )
+            if self.with_ids:  # as JupyterLab does, and nbclient does not
+                message["metadata"]["cellId"] = self.cells[k].id
+            self.client.shell_channel.send(message)
+            while (reply := self.client.get_shell_msg(timeout=300))["parent_header"].get("msg_id") != message["msg_id"]:
+                pass
+            if reply["content"]["status"] != "ok":
+                return f"{reply['content']['ename']}: {reply['content']['evalue']}"
+        return ""
+
+    @property
+    def everything(self):
+        return range(len(self.cells))
+
+
+@pytest.fixture
+def student(tmp_path):
+    opened = []
+
+    def open_(with_ids=True):
+        opened.append(Student("start", tmp_path / "runs", with_ids))
+        return opened[-1]
+
+    yield open_
+    for one in opened:
+        one.close()
+
+
+def stored(tmp_path, seed, stage="start"):
+    return runs.read(tmp_path / "runs/smoke/digits" / f"seed{seed}" / stages.STAGES[stage][0])
+
+
+@pytest.mark.parametrize("with_ids", [True, False], ids=["cell ids", "no ids"])
+def test_what_was_computed_before_the_stage_was_opened_is_not_stored_under_it(with_ids, student, tmp_path):
+    """The seed is changed, then only the first two code cells and the last one are run."""
+    kernel = student(with_ids)
+    begin, finish = kernel.place(BEGIN), kernel.place(FINISH)
+    assert kernel.run(*kernel.everything) == ""
+    assert stored(tmp_path, 0)
+
+    assert kernel.run(0, also="seed = 5") == ""
+    line = kernel.run(begin, finish)
+    assert re.match(
+        r"InputError: 00_start_here is not stored: run the cell `\w.*` and all below it again \(it was", line
+    )
+    assert stored(tmp_path, 5) is None
+    assert kernel.run(0, also="seed = 5") == ""
+    assert kernel.run(*range(1, finish + 1)) == "", "run as it says, it is stored"
+    assert stored(tmp_path, 5).manifest["ingredients"]["code"] == stored(tmp_path, 0).manifest["ingredients"]["code"]
+
+
+CHANGES = {
+    "seed = 5": "seed = 0",
+    "overrides['images'] = 3": "overrides = {}",
+    "dataset = 'breastmnist'": "dataset = 'digits'",
+    "budget = profiles.budget('start', profile, {'images': 3})": "",
+}
+
+
+def test_a_parameter_changed_after_the_stage_was_opened_is_refused(student, tmp_path):
+    kernel = student()
+    begin = kernel.place(BEGIN)
+    assert kernel.run(*range(begin + 1)) == ""
+    for change, back in CHANGES.items():
+        line = kernel.run(*range(begin + 1, len(kernel.cells)), also=change)
+        assert f"{change.split()[0].split('[')[0]} was changed from" in line
+        assert "is not stored" in line
+        assert stored(tmp_path, 0) is None
+        assert kernel.run(begin - 1, also=back) == ""
+        assert kernel.run(begin) == ""
+
+
+def test_a_cell_run_again_wants_those_below_it_again(student, tmp_path):
+    kernel = student()
+    above, below, finish = kernel.place("counts = {"), kernel.place("majority = "), kernel.place(FINISH)
+    assert kernel.run(*range(finish)) == ""
+    assert kernel.run(above) == ""
+    line = kernel.run(finish)
+    assert "a cell above it was run again after it" in line
+    assert kernel.run(*range(above, below + 1), finish) == ""
+    assert stored(tmp_path, 0)
+
+
+def test_code_that_was_edited_and_not_saved_is_named_by_the_manifest(student, tmp_path):
+    kernel = student()
+    kernel.cells[kernel.place("plots.pipeline()")].source += "\nfigure.set_size_inches(3, 3)"
+    assert kernel.run(*kernel.everything) == ""
+    assert finished.other_code(stored(tmp_path, 0)) == [], "a figure may be drawn otherwise"
+
+    kernel.cells[kernel.place("counts = {")].source += "\nextra = 1"
+    assert kernel.run(*kernel.everything) == ""
+    assert finished.other_code(stored(tmp_path, 0)) == ["the notebook's code changed"]
+
+
+def test_a_cell_of_ones_own_counts(student, tmp_path):
+    kernel = student()
+    own = nbformat.v4.new_code_cell("counts['test'][0] += 1")
+    kernel.cells.insert(kernel.place(FINISH), own)
+    assert kernel.run(*kernel.everything) == ""
+    assert finished.other_code(stored(tmp_path, 0)) == ["the notebook's code changed"]
+
+
+def test_a_file_edited_while_the_kernel_lives_is_refused(monkeypatch):
+    """What runs would be the old code, under the new code's name."""
+    budget = profiles.budget("teacher", "smoke")
+    where = {"dataset": "digits", "profile": "smoke", "seed": 0, "checksum": "c"}
+    monkeypatch.setattr(code, "LOADED", code.LOADED | {"attacks": "OTHER = 1"})
+    runs.begin("teacher", budget, **where).finish({})
+    monkeypatch.setattr(code, "LOADED", code.LOADED | {"classifier": "OTHER = 1"})
+    with pytest.raises(InputError, match=r"classifier\.py was edited since this kernel started: restart it"):
+        runs.begin("teacher", budget, **where)
+
+
+def test_the_last_cell_of_every_notebook_is_the_one_that_finishes():
+    for name, _ in stages.STAGES.values():
+        cells = json.loads((stages.NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        assert sum(BEGIN in source for source in sources) == 1, name
+        assert FINISH in sources[-1], name
