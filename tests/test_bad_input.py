@@ -515,19 +515,13 @@ def test_a_read_only_or_full_disk_is_refused_before_anything_runs(options, tmp_p
     assert "name a folder you may write to, with space left" in out.stderr
 
 
-def test_a_missing_kernel_is_a_failed_stage(tmp_path, capsys, monkeypatch):
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-
-    def missing(self, name):
-        raise NoSuchKernel(name)
-
-    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", missing)
+def test_a_kernel_that_cannot_start_is_a_failed_stage(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
     code, _, lines = drive(["--profile", "smoke", "--until", "start"], capsys)
     assert code == 1
     assert len(lines) == 1
-    assert lines[0].startswith(
-        "failed: digits seed 0  00_start_here: 00_start_here.ipynb: No such kernel named python3"
-    )
+    assert lines[0].startswith("failed: digits seed 0  00_start_here: 00_start_here.ipynb: ")
+    assert "No such file or directory: '/nowhere/python'" in lines[0]
 
 
 def test_what_nobody_thought_of_is_one_line_too(capsys, monkeypatch):

@@ -12,6 +12,7 @@ from conftest import assert_no_pickle_inside
 
 from kr_utils import runs, stages
 from kr_utils.driver import execute, plan
+from kr_utils.runs import code
 
 ROOT = stages.ROOT
 
@@ -169,6 +170,43 @@ def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
     assert "results.csv there is newer" in drive("--profile", "smoke", "--dry-run").stdout
     again = {p.name: p.read_bytes() for p in (figures / "smoke").iterdir()}
     assert {n for n in images if images[n] != again[n]} == set(), "the same runs give the same bytes"
+
+
+TRACE = """
+import os, sys, threading
+seen = set()
+def note(frame, event, arg):
+    code = frame.f_code
+    if event == "call" and "/kr_utils/" in code.co_filename and code not in seen:
+        seen.add(code)
+        with open(os.environ["KR_TRACE"], "a") as file:
+            file.write(f"{code.co_filename} {code.co_qualname}\\n")
+if "KR_TRACE" in os.environ and not any("run_all" in word for word in sys.orig_argv):  # kernels and their workers
+    sys.setprofile(note)
+    threading.setprofile(note)
+"""
+
+
+@pytest.mark.slow
+def test_all_that_a_stage_calls_is_in_its_identity(tmp_path):
+    """Every function of the method that a real kernel or its workers called is one that `code` says it can come to."""
+    (tmp_path / "sitecustomize.py").write_text(TRACE)
+    paths, method = os.pathsep.join([str(tmp_path), str(ROOT)]), code._method()
+    for stage in list(stages.STAGES):
+        trace = tmp_path / stage
+        out = drive("--profile", "smoke", "--until", stage, PYTHONPATH=paths, KR_TRACE=str(trace))
+        assert out.returncode == 0, out.stdout + out.stderr
+        every = "\n".join(source for source, tags, _ in code.notebook_cells(stage) if tags != {"parameters"})
+        can = code.definitions(every, method)
+        called = set()
+        for line in trace.read_text().splitlines():
+            path, name = line.split(" ", 1)
+            file = os.path.relpath(path, ROOT / "kr_utils").removesuffix(".py")
+            if file in dict(method) and not name.startswith("<"):
+                called.add((file, name.split(".")[0]))
+        missing = {(file, name) for file, name in called if name not in can.get(file, ())}
+        assert not missing, stage
+        assert called, stage
 
 
 @pytest.mark.slow

@@ -101,11 +101,9 @@ class _File:
     outside: dict[str, str] = field(default_factory=dict)  # alias -> the import of another package, as text
 
 
-@functools.lru_cache(maxsize=64)  # a plan asks for the same code for every dataset and seed
-def _reached(code: str, method: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Name of each file of the method that `code` reaches -> hash of the definitions in it that are reached."""
-    texts = dict(method)
-    files = {name: _parse(text) for name, text in texts.items() if name != STYLE}
+def definitions(code: str, method: tuple[tuple[str, str], ...]) -> dict[str, set[str]]:
+    """File of the method -> the definitions in it that `code` can come to ("": what runs when it is imported)."""
+    files = {name: _parse(text) for name, text in method if name != STYLE}
     files[""] = _parse(code)
 
     # From definition to definition; a name that cannot be resolved stands for its whole file.
@@ -120,14 +118,20 @@ def _reached(code: str, method: tuple[tuple[str, str], ...]) -> dict[str, str]:
             todo += [(name, other) for other in files[name].loads]
         for read in files[name].loads.get(wanted, set()) | files[name].loads[""]:
             todo += _targets(name, *read, files)
+    found.pop("", None)
+    return found
 
+
+@functools.lru_cache(maxsize=64)  # a plan asks for the same code for every dataset and seed
+def _reached(code: str, method: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Name of each file of the method that `code` reaches -> hash of the definitions in it that are reached."""
+    texts = dict(method)
     hashes = {}
-    for name, wanted in sorted(found.items()):
-        file = files[name]
+    for name, wanted in sorted(definitions(code, method).items()):
+        file = _parse(texts[name])
         reads = {read for key in wanted for read, _ in file.loads.get(key, ())}
         imports = sorted(text for alias, text in file.outside.items() if alias in reads)
         hashes[name] = _digest("\n".join([*(t for key in sorted(wanted) for t in file.texts.get(key, ())), *imports]))
-    del hashes[""]
     if "plots" in hashes:
         hashes[STYLE] = _digest(texts[STYLE])
     return hashes
