@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from kr_utils import runs, stages
-from kr_utils.driver import execute
+from kr_utils.driver import execute, lab
 from kr_utils.runs import machine
 
 ROOT = stages.ROOT
@@ -91,6 +91,17 @@ def test_the_environment_of_a_kernel_is_the_projects(tmp_path, monkeypatch, user
         assert env[name].startswith(str(tmp_path)), name
     assert env["MPLBACKEND"].endswith("backend_inline")
     assert os.path.isfile(env["MATPLOTLIBRC"])
+
+
+def test_jupyterlab_hands_the_same_on_and_keeps_the_users_settings(monkeypatch, user):
+    for name, value in user[0].items():
+        monkeypatch.setenv(name, value)
+    env = lab.environment()
+    for name in ("PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS", "JUPYTER_PATH"):
+        assert name not in env
+    assert env["JUPYTER_CONFIG_DIR"] == user[0]["JUPYTER_CONFIG_DIR"]
+    assert env["IPYTHONDIR"].startswith(str(ROOT))
+    assert env["JUPYTER_PREFER_ENV_PATH"] == "1"
 
 
 def test_a_kernel_without_asserts_opens_no_stage():

@@ -66,6 +66,7 @@ FLOORS = {
     "driver/schedule": {"stages", "driver/plan", "driver/execute"},
     "driver/cluster": {"stages", "runs", "runs/*", "driver/plan", "driver/execute"},
     "driver/report": {"stages", "runs", "runs/*", "driver/plan"},
+    "driver/lab": {"stages", "driver/execute"},
     "driver/status": {"stages", "runs", "runs/*", "driver/report"},
 }
 
