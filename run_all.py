@@ -170,6 +170,10 @@ def main(argv: list[str] | None = None) -> int:
             plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
             data_root=data_root, until=args.until, force=args.force,
         )  # fmt: skip
+        if "compare" in plan.stages_until(args.until):
+            from kr_utils import results_file
+
+            results_file.load(figures / args.profile / "results.csv", args.profile)  # or 08 would refuse it at the end
         if args.dry_run:
             from kr_utils.driver import report, status
 

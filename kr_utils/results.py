@@ -1,37 +1,202 @@
-"""The tables of results: from the rows of results.csv (one per dataset, seed and method) to what a reader sees.
+"""The rows of results (one per dataset, seed and method) and the tables that a reader sees.
 
-`python -m kr_utils.results` puts them into README.md, between its two markers, from figures/*/results.csv alone; 08
-shows the same tables and adds a profile's rows to that file.
+08 makes the rows of finished runs, checks their arithmetic and adds them to results.csv;
+`python -m kr_utils.results` puts the tables of figures/*/results.csv into README.md, between its two markers.
 """
 
 from __future__ import annotations
 
+import argparse
+import html
+import io
 import re
 import sys
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kr_utils import InputError, metrics
+from kr_utils import InputError, belief, data, metrics, profiles, results_file
+from kr_utils.results_file import METHODS
 
-METHODS = {
-    "real": "real",
-    "hard_fixed": "hard, fixed",
-    "soft_fixed": "soft, fixed",
-    "hard_regenerated": "hard, regenerated",
-    "gkd": "soft, regenerated (GKD)",
-    "soft_few": "soft, every epoch, few-step",
-}
-# What the tables need of a row; 08 writes some more.
-COLUMNS = ["profile", "dataset", "title", "seed", "method", "resnet18", "classes", "test_images", "lambda", "minutes"]
-COLUMNS += ["threads", "hardware", "commit", "settings", "accuracy", "gap", "recall", "mia_auc", "mia_tpr_at_1pct_fpr"]
-COLUMNS += ["aop", "generalisation_gap", "fingerprint", "mia_fingerprint"]
-TEXTS = dict.fromkeys(
-    ["commit", "mia_commit", "fingerprint", "mia_fingerprint"], str
-)  # 12345678e1234567 is not a number
 UNEVEN = 1.5  # recall is shown per class where the most frequent class has this many times the rarest one's test images
+MIA = ("auc", "auc_low", "auc_high", "tpr_at_1pct_fpr", "advantage")
+EXACT = 1e-9  # two ways to the same number differ by rounding only
+
+
+# ------------------------------------------------------------------ rows
+
+
+class Finished(Protocol):
+    """A finished stage, as the store hands it out."""
+
+    manifest: dict
+    metrics: dict
+
+
+Run = Mapping[str, Finished]  # stage -> its result, of one dataset and seed
+
+
+def table_of(found: Mapping[tuple[str, int], Run], profile: str) -> pd.DataFrame:
+    """A row per dataset, seed and method of finished runs: accuracy, gap, attacks, and where they come from.
+
+    Parameters
+    ----------
+    found : (dataset, seed) -> stage -> finished stage
+
+    Raises
+    ------
+    InputError
+        A run's stages contradict one another, or seeds of a dataset were run with different budgets.
+    """
+    records = []
+    for (name, seed), run in found.items():
+        check_run(name, seed, run)
+        attack_print = run["membership"].manifest["fingerprint"]
+        for row in rows_of(run):
+            source = "teacher" if row["method"] == "real" else "distillation"
+            prints = {"fingerprint": run[source].manifest["fingerprint"]}
+            prints["mia_fingerprint"] = attack_print if "mia_auc" in row else None
+            records.append(origin(name, seed, run, source, profile) | row | prints)
+    table = pd.DataFrame(records)
+    budgets = table.groupby("dataset").settings.nunique()
+    if (budgets > 1).any():  # or their interval over seeds would mean nothing
+        raise InputError(f"the seeds of {budgets.idxmax()} were run with different budgets; rerun them alike")
+    return table
+
+
+def check_run(name: str, seed: int, run: Run) -> None:
+    """Refuse a run whose numbers do not belong together: a gap that is not CAS minus real, other test images."""
+    teacher, student, attack = (run[stage].metrics for stage in ("teacher", "distillation", "membership"))
+    real = teacher["test_accuracy"]
+
+    def refuse(method: str, why: str) -> None:
+        again = f"`python run_all.py --datasets {name} --seeds {seed} --force` with its profile makes it again"
+        raise InputError(f"{name}, seed {seed}, {method}: {why}; {again}")
+
+    # The baseline that 05 compared with is the one that 01 stored.
+    if abs(student["real_test_accuracy"] - real) > EXACT:
+        was = student["real_test_accuracy"]
+        refuse("real", f"05 compared with a real accuracy of {was:.4f}, but 01 has {real:.4f}")
+
+    # Every gap is the Student's accuracy less that baseline.
+    gaps = {method: (row["cas"], row["gap"]) for method, row in student["ablation"].items()}
+    gaps["gkd"] = (student["cas"], student["cas_gap"])
+    for method, (cas, gap) in gaps.items():
+        if abs(gap - (cas - real)) > EXACT:
+            refuse(method, f"the gap is {gap:+.4f}, but CAS less real accuracy is {cas - real:+.4f}")
+    if gaps["gkd"] != gaps["soft_regenerated"]:
+        refuse("gkd", "CAS and gap are not those of soft_regenerated in the ablation")
+
+    # All numbers are of the same images.
+    for method, matrix, accuracy in (
+        ("real", teacher["test_confusion"], real),
+        ("gkd", student["cas_confusion"], student["cas"]),
+    ):
+        if np.sum(matrix, axis=1).tolist() != np.sum(teacher["test_confusion"], axis=1).tolist():
+            refuse(method, "01 and 05 saw other test images")
+        if abs(np.trace(matrix) / np.sum(matrix) - accuracy) > EXACT:
+            refuse(method, f"accuracy {accuracy:.4f} is not that of its confusion matrix")
+    rows = {"real": attack["real"]["loss"], "gkd": attack["student"]["loss"], "images": attack["images"]}
+    if len({(row["members"], row["non_members"]) for row in rows.values()}) > 1:
+        refuse("gkd", "06 attacked real training, Student and synthetic images with other members")
+
+
+def rows_of(run: Run) -> list[dict]:
+    """What was measured in a run, a row per method; the ablation's soft_regenerated is `gkd`."""
+    teacher, student, attack = (run[stage].metrics for stage in ("teacher", "distillation", "membership"))
+    real = {"method": "real", "accuracy": teacher["test_accuracy"], "auc": teacher["test_auc"], "gap": 0.0}
+    real |= {"val_accuracy": teacher["val_accuracy"], "recall": _joined(teacher["test_recall"])}
+    rest = [
+        {"method": method, "accuracy": row["cas"], "val_accuracy": row["val_cas"]}
+        | {key: row[key] for key in ("gap", "gap_low", "gap_high")}
+        for method, row in student["ablation"].items()
+    ]
+    gkd = next(row for row in rest if row["method"] == "soft_regenerated")
+    gkd |= {"method": "gkd", "auc": student["cas_auc"], "recall": _joined(student["cas_recall"])}
+    return [
+        real | _attack_on_model(attack, "real"),
+        gkd | _attack_on_images(attack) | _attack_on_model(attack, "student"),
+        *(row for row in rest if row is not gkd),
+    ]
+
+
+def _attack_on_model(attack: dict, who: str) -> dict:
+    row = {f"mia_{key}": attack[who]["loss"][key] for key in MIA}
+    row |= {"aop": attack[f"{who}_aop"], "generalisation_gap": attack[f"{who}_generalisation_gap"]}
+    return row | {"mia_controls": belief.controls(attack, "models") or None}
+
+
+def _attack_on_images(attack: dict) -> dict:
+    row = {f"images_{key}": attack["images"][key] for key in MIA}
+    row |= {f"images_minus_{who}": attack[f"images_minus_{who}"]["difference"] for who in ("control", "student")}
+    row |= {key: attack[key] for key in ("released", "nearest", "nearest_test", "nearer_than_any_test")}
+    row |= {key: attack["images"][key] for key in ("members", "non_members")}
+    return row | {"images_controls": belief.controls(attack, "images") or None}
+
+
+def _joined(shares: list[float]) -> str:
+    return ";".join(f"{share:.4f}" for share in shares)
+
+
+def origin(name: str, seed: int, run: Run, source: str, profile: str) -> dict:
+    """Where a row's numbers come from: data, options of the command, time, hardware, commits.
+
+    source : the stage that made the row's accuracy
+    """
+    made = run[source].manifest
+    hardware = made["hardware"]
+    where = f"{hardware['cpu']}, GPU {hardware['gpu'] or 'none'}, torch {made['versions']['torch']}"
+    teacher = run["teacher"].metrics
+    return {
+        "profile": profile,
+        "dataset": name,
+        "title": data.INFO[name].title,
+        "seed": seed,
+        "resnet18": data.INFO[name].resnet18,
+        "classes": plain_text(";".join(c.replace(";", ",") for c in teacher["class_names"])),
+        "test_images": ";".join(map(str, np.sum(teacher["test_confusion"], axis=1))),
+        "lambda": run["membership"].metrics["lambda"],
+        "minutes": sum(done.manifest["seconds"] for done in run.values()) / 60,
+        "threads": hardware["threads"],
+        "hardware": plain_text(where),
+        "commit": made["git_commit"],
+        "mia_commit": run["membership"].manifest["git_commit"],
+        "settings": settings(run, profile),
+    }
+
+
+def settings(run: Run, profile: str) -> str:
+    """What a run's budgets change in its profile, as --set options of the command."""
+    words = []
+    for stage, done in run.items():
+        usual = vars(profiles.budget(stage, profile))
+        for key, value in done.manifest["ingredients"]["budget"].items():
+            listed = list(usual[key]) if isinstance(usual[key], tuple) else usual[key]  # JSON has no tuples
+            if value != listed:
+                text = ",".join(map(str, value)) if isinstance(value, list) else value
+                words.append(f" --set {stage}.{key}={text}")
+    return "".join(words)
+
+
+def plain_text(text: str) -> str:
+    """A text for a cell of results.csv: no control characters, nothing that a spreadsheet takes for a formula."""
+    kept = "".join(" " if unicodedata.category(sign) in results_file.CONTROL else sign for sign in text)
+    return f"'{kept}" if kept[:1] in results_file.FORMULA else kept
+
+
+def as_csv(table: pd.DataFrame, profile: str) -> str:
+    """The text of results.csv; InputError where the form or the arithmetic of any row, new or earlier, is wrong."""
+    text = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
+    results_file.check(text, "the table of all rows", profile)
+    return text
+
+
+# ------------------------------------------------------------------ tables
 
 
 def cell(values: list[float], scale: float = 100, digits: int = 1, sign: str = "") -> str:
@@ -54,8 +219,53 @@ def values(rows: pd.DataFrame, method: str, key: str) -> list[float]:
     return rows[rows.method == method][key].astype(float).tolist()
 
 
+def empty_gaps(rows: pd.DataFrame) -> list[str]:
+    """Words for the gaps of a dataset that say nothing, one for each seed where neither classifier has learned."""
+    pairs = rows[rows.method.isin(results_file.ATTACKED)].groupby("seed", sort=False)
+    counts = [int(n) for n in rows.test_images.iloc[0].split(";")]
+    words = [
+        belief.empty_gap(counts, list(pair.accuracy), [[float(r) for r in line.split(";")] for line in pair.recall])
+        for _, pair in pairs
+    ]
+    return [word for word in words if word]
+
+
+def _words(found: list[str], seeds: int) -> str:
+    """Words of some seeds as they stand behind the number of all of them."""
+    if not found:
+        return ""
+    share = f": {len(found)} of {seeds} seeds" if len(found) < seeds else ""
+    return f" ({' or '.join(dict.fromkeys(found))}{share})"
+
+
+def doubted(table: pd.DataFrame, which: str) -> list[str]:
+    """A line for each run whose attacks are not to be believed, with the reasons.
+
+    which : "mia", the attacks on the classifiers, or "images"; rows from before the controls were kept give no line
+    """
+    return [
+        f"{belief.MARK} not to be believed: {title} (profile {profile}), seed {row.seed}: {why}"
+        for profile, title, rows in _datasets(table)
+        for row, why in _doubts(rows, which)
+    ]
+
+
+def _doubts(rows: pd.DataFrame, which: str) -> list[tuple]:
+    if f"{which}_controls" not in rows:
+        return []
+    gkd = rows[rows.method == "gkd"]
+    told = [(row, row[f"{which}_controls"]) for _, row in gkd.iterrows()]
+    return [(row, why) for row, why in told if not pd.isna(why) and why != belief.HELD]
+
+
+def marked(rows: pd.DataFrame, which: str, text: str) -> str:
+    """A number of a dataset's attacks, with the mark beside it where those of a seed are not to be believed."""
+    return belief.marked(text, _doubts(rows, which))
+
+
 def _datasets(table: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    return [(*key, rows) for key, rows in table.groupby(["profile", "title"], sort=False)]
+    groups = table.groupby(["profile", "dataset"], sort=False)
+    return [(profile, rows.title.iloc[0], rows) for (profile, _), rows in groups]
 
 
 def accuracy(table: pd.DataFrame) -> pd.DataFrame:
@@ -72,7 +282,7 @@ def accuracy(table: pd.DataFrame) -> pd.DataFrame:
                 "MedMNIST's ResNet-18, real": "" if pd.isna(published) else f"{100 * published:.1f}",
                 "real": cell(values(rows, "real", "accuracy")),
                 "Student (CAS)": cell(values(rows, "gkd", "accuracy")),
-                "CAS gap": cell(gaps, digits=2, sign="+"),
+                "CAS gap": cell(gaps, digits=2, sign="+") + _words(empty_gaps(rows), len(gaps)),
                 "paired p": "" if np.isnan(p) else f"{p:.2f}",
                 "minutes per seed": f"{np.mean(values(rows, 'gkd', 'minutes')):.0f}",
             }
@@ -94,18 +304,24 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def attacks(table: pd.DataFrame) -> pd.DataFrame:
-    """The loss attack under the paper-like protocol on both classifiers; generalisation gap in points."""
+    """The loss attack under the paper-like protocol on both classifiers; generalisation gap in points.
+
+    Numbers that are not to be believed carry the mark; `doubted` has the reasons.
+    """
     out = []
     for profile, title, rows in _datasets(table):
         row = {"profile": profile, "dataset": title}
+
+        def told(numbers: list[float], *form, rows=rows) -> str:
+            return marked(rows, "mia", cell(numbers, *form))
+
         for method, who in (("real", "real"), ("gkd", "Student")):
             row[f"train - test, {who}"] = cell(values(rows, method, "generalisation_gap"), sign="+")
-            row[f"AUC, {who}"] = cell(values(rows, method, "mia_auc"), 1, 3)
-            row[f"TPR at 1 % FPR, {who}"] = cell(values(rows, method, "mia_tpr_at_1pct_fpr"))
-            row[f"AOP (λ={rows['lambda'].iloc[0]:g}), {who}"] = cell(values(rows, method, "aop"), 1, 3)
+            row[f"AUC, {who}"] = told(values(rows, method, "mia_auc"), 1, 3)
+            row[f"TPR at 1 % FPR, {who}"] = told(values(rows, method, "mia_tpr_at_1pct_fpr"))
+            row[f"AOP (λ={rows['lambda'].iloc[0]:g}), {who}"] = told(values(rows, method, "aop"), 1, 3)
         real, student = (np.array(values(rows, method, "mia_auc")) for method in ("real", "gkd"))
-        row["AUC, Student - real"] = cell(list(student - real), 1, 3, "+")
-        # Rows kept from before this attack was built do not have it.
+        row["AUC, Student - real"] = told(list(student - real), 1, 3, "+")
         out.append(row)
     return pd.DataFrame(out)
 
@@ -116,21 +332,18 @@ def images(table: pd.DataFrame) -> pd.DataFrame:
     for profile, title, rows in _datasets(table):
         gkd = rows[rows.method == "gkd"]
         if "images_auc" not in rows or gkd.images_auc.isna().any():
-            continue
+            continue  # its rows are from before this attack was built
         chance = np.mean(gkd.members / (gkd.non_members + 1))
-        out.append(
-            {
-                "profile": profile,
-                "dataset": title,
-                "synthetic images": f"{gkd.released.iloc[0]:.0f}",
-                "AUC": cell(list(gkd.images_auc), 1, 3),
-                "TPR at 1 % FPR": cell(list(gkd.images_tpr_at_1pct_fpr)),
-                "AUC, images - Student": cell(list(gkd.images_minus_student), 1, 3, "+"),
-                "AUC, images - split control": cell(list(gkd.images_minus_control), 1, 3, "+"),
-                "training images nearer than every test image": f"{gkd.nearer_than_any_test.mean():.1f} of "
-                f"{gkd.members.iloc[0]:.0f} (by chance {chance:.1f})",
-            }
-        )
+        nearer = f"{gkd.nearer_than_any_test.mean():.1f} of {gkd.members.iloc[0]:.0f} (by chance {chance:.1f})"
+        numbers = {
+            "AUC": cell(list(gkd.images_auc), 1, 3),
+            "TPR at 1 % FPR": cell(list(gkd.images_tpr_at_1pct_fpr)),
+            "AUC, images - Student": cell(list(gkd.images_minus_student), 1, 3, "+"),
+            "AUC, images - split control": cell(list(gkd.images_minus_control), 1, 3, "+"),
+            "training images nearer than every test image": nearer,
+        }
+        row = {"profile": profile, "dataset": title, "synthetic images": f"{gkd.released.iloc[0]:.0f}"}
+        out.append(row | {name: marked(rows, "images", text) for name, text in numbers.items()})
     return pd.DataFrame(out)
 
 
@@ -155,8 +368,10 @@ def recalls(table: pd.DataFrame) -> pd.DataFrame:
 def overall(table: pd.DataFrame) -> str:
     """One sentence: the mean over datasets of the mean CAS gap, and the interval over datasets."""
     gaps = [np.mean(values(rows, "gkd", "gap")) for _, _, rows in _datasets(table)]
+    empty = [title for _, title, rows in _datasets(table) if empty_gaps(rows)]
     n = len(gaps)
-    return f"Mean CAS gap over {n} dataset{'s' * (n > 1)}: {cell(gaps, digits=2, sign='+')} points."
+    words = f" It counts gaps that say nothing: {', '.join(empty)}." if empty else ""
+    return f"Mean CAS gap over {n} dataset{'s' * (n > 1)}: {cell(gaps, digits=2, sign='+')} points.{words}"
 
 
 def provenance(table: pd.DataFrame) -> list[str]:
@@ -168,10 +383,11 @@ def provenance(table: pd.DataFrame) -> list[str]:
         command = f"python run_all.py --profile {profile} --datasets {rows.dataset.iloc[0]} --seeds {seeds}"
         threads = sorted(set(rows.threads))  # with others, sums are in another order and the last digits differ
         command += f" --threads {threads[0]}{options}"
-        where = [*sorted(set(rows.hardware)), *(["seeds with other threads too"] if len(threads) > 1 else [])]
+        others = ["seeds with other threads too"] if len(threads) > 1 else []
+        where = [*sorted(set(rows.hardware.map(escape))), *others]
         made = [rows.commit, *([rows.mia_commit] if "mia_commit" in rows else [])]
         commits = sorted({short(c) for c in pd.concat(made).dropna()})
-        lines.append(f"{title}: `{command}`; {'; '.join(where)}; commit {', '.join(commits) or 'unknown'}")
+        lines.append(f"{escape(title)}: `{command}`; {'; '.join(where)}; commit {', '.join(commits) or 'unknown'}")
     return lines
 
 
@@ -181,9 +397,17 @@ def short(commit: str) -> str:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown."""
-    lines = [frame.columns, ["---"] * len(frame.columns), *frame.astype(str).to_numpy()]
+    """A table in Markdown; what is in its cells cannot end them, nor become a link, a picture or HTML."""
+    cells = [[escape(str(value)) for value in line] for line in [frame.columns, *frame.to_numpy()]]
+    lines = [cells[0], ["---"] * len(frame.columns), *cells[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def escape(text: str) -> str:
+    """A text that Markdown shows as it is, on one line."""
+    # The signs of code, emphasis, cells and formulas, and what makes a link of the brackets before it.
+    text = re.sub(r"[\\`*_|~$]|(?<=\])[(\[:]", r"\\\g<0>", " ".join(text.splitlines()))
+    return html.escape(text, quote=False)
 
 
 def section(table: pd.DataFrame) -> str:
@@ -193,15 +417,16 @@ def section(table: pd.DataFrame) -> str:
         "interval over seeds (Student's t); its bounds are not cut where they leave the possible range.",
         markdown(accuracy(table)),
         *(
-            f"{overall(rows)} (profile `{name}`)"
+            f"{escape(overall(rows))} (profile `{name}`)"
             for name, rows in table.groupby("profile", sort=False)
-            if rows.title.nunique() > 1
+            if rows.dataset.nunique() > 1
         ),
         "The ablation, test accuracy in percent, mean over seeds:",
         markdown(ablation(table)),
         "The loss attack (paper-like protocol); train - test in points, TPR in percent, AUC 0.5 is chance. "
         "Student - real is paired: the same members and non-members of a seed.",
         markdown(attacks(table)),
+        *(escape(line) for line in doubted(table, "mia")),
     ]
     if len(released := images(table)):
         parts += [
@@ -209,6 +434,7 @@ def section(table: pd.DataFrame) -> str:
             "test image is? The differences are paired; the split control is the same attack with validation images in "
             "their place. Copies would show as training images nearer than every test image.",
             markdown(released),
+            *(escape(line) for line in doubted(table, "images")),
         ]
     if len(uneven := recalls(table)):
         parts += ["Recall per class in percent, where classes are uneven, mean over seeds:", markdown(uneven)]
@@ -242,14 +468,10 @@ def accumulate(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]
     InputError
         The file is not a table of results.
     """
-    if not path.exists():
+    text = results_file.load(path, table.profile.iloc[0])
+    if text is None:
         return table.sort_values("dataset", kind="stable", ignore_index=True), []
-    try:
-        earlier = pd.read_csv(path, dtype=TEXTS)
-    except (OSError, ValueError) as error:  # pandas' and the decoder's errors are ValueErrors
-        raise InputError(f"{path}: not a table of results ({str(error).splitlines()[0][:80]}); move it away") from None
-    if missing := [name for name in COLUMNS if name not in earlier.columns]:
-        raise InputError(f"{path}: not a table of results (no column {missing[0]}); move it away")
+    earlier = parsed(text)
     lines = []
     for name, rows in earlier.groupby("dataset"):
         lost = sorted(set(rows.seed) - set(table[table.dataset == name].seed))
@@ -264,22 +486,55 @@ def accumulate(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]
     return every.sort_values("dataset", kind="stable", ignore_index=True), lines
 
 
+def parsed(text: str) -> pd.DataFrame:
+    """The rows of a checked results.csv; texts stay texts where they look like numbers ("12345678e1234567") or "NA"."""
+    numeric = ("count", "share", "difference", "amount")
+    texts = {name: str for name, (kind, _) in results_file.COLUMNS.items() if kind not in numeric}
+    return pd.read_csv(io.StringIO(text), dtype=texts, keep_default_na=False, na_values=[""])
+
+
 def read(figures: Path) -> pd.DataFrame:
     """The rows of all profiles' results.csv below the figures folder, without those of `smoke`, which mean nothing."""
     paths = sorted(path for path in figures.glob("*/results.csv") if path.parent.name != "smoke")
-    return pd.concat([pd.read_csv(path, dtype=TEXTS) for path in paths], ignore_index=True)
+    texts = [text for path in paths if (text := results_file.load(path, path.parent.name)) is not None]
+    if not texts:
+        raise InputError(f"{figures}: no table of results in any profile's folder; run `python run_all.py` first")
+    return pd.concat([parsed(text) for text in texts], ignore_index=True)
 
 
 def into(text: str, tables: str) -> str:
-    """The README with its results replaced."""
-    return re.sub(r"(<!-- results -->\n).*?(<!-- /results -->)", lambda m: m[1] + tables + m[2], text, flags=re.S)
+    """The README with its results replaced; InputError unless it has both markers, once."""
+    begin, end = "<!-- results -->\n", "<!-- /results -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise InputError(f"it needs one line {begin.strip()!r} and, below, one {end!r}; the tables go between them")
+    return text[: text.index(begin)] + begin + tables + text[text.index(end) :]
 
 
-def main(root: Path) -> None:
-    readme, table = root / "README.md", read(root / "figures")
-    readme.write_text(into(readme.read_text(encoding="utf-8"), section(table)), encoding="utf-8")
-    print(f"README.md: results of {', '.join(table.profile.unique())}")
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m kr_utils.results", description="Put the tables of figures/*/results.csv into README.md."
+    )
+    parser.add_argument("folder", nargs="?", default=".", help="with README.md and figures/ in it (default: this one)")
+    folder = Path(parser.parse_args(argv).folder)
+    readme = folder / "README.md"
+    try:
+        before = readme.read_bytes().decode("utf-8")
+        table = read(folder / "figures")
+        try:
+            after = into(before, section(table))
+        except InputError as error:
+            raise InputError(f"{readme}: {error}") from None
+        readme.write_bytes(after.encode("utf-8"))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not a text in UTF-8"
+        print(f"error: {readme}: {why}; name the folder that README.md and figures/ are in", file=sys.stderr)
+        return 2
+    print(f"{readme}: results of {', '.join(table.profile.unique())}")
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
+    sys.exit(main())

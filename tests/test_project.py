@@ -29,6 +29,7 @@ FLOORS = {
     "stages": set(),
     "paths": {"stages"},
     "profiles": set(),
+    "belief": set(),
     # the method
     "seeds": set(),
     "metrics": set(),
@@ -37,7 +38,8 @@ FLOORS = {
     "dataset_file": set(),
     "data": {"paths", "dataset_file"},
     "plots": {"metrics"},
-    "results": {"metrics"},
+    "results_file": set(),
+    "results": {"belief", "data", "metrics", "profiles", "results_file"},
     "classifier": {"data", "precision", "resume"},
     "stacked": {"classifier", "data", "precision"},
     "generator": {"data", "precision", "resume"},
@@ -65,7 +67,7 @@ FLOORS = {
     "driver/execute": {"stages", "runs", "runs/*", "driver/plan"},
     "driver/schedule": {"stages", "driver/plan", "driver/execute"},
     "driver/cluster": {"stages", "runs", "runs/*", "driver/plan", "driver/execute"},
-    "driver/report": {"stages", "runs", "runs/*", "driver/plan"},
+    "driver/report": {"stages", "belief", "runs", "runs/*", "driver/plan"},
     "driver/lab": {"stages", "driver/execute"},
     "driver/status": {"stages", "runs", "runs/*", "driver/report"},
 }

@@ -6,12 +6,13 @@ import sys
 import time
 from pathlib import Path
 
-from kr_utils import runs, stages
+from kr_utils import belief, runs, stages
 from kr_utils.driver import plan
 
 STAGES = [stage for stage in stages.STAGES if stage != "compare"]
 
-SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "AUC real", "AUC Student", "minutes")
+SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "AUC real", "AUC Student", "time")
+UNKNOWN_WIDTH = 160  # columns, where the output is no terminal
 
 
 class Reporter:
@@ -25,7 +26,7 @@ class Reporter:
     def __init__(self, jobs: list[plan.Job], every: bool = False):
         from rich.console import Console
 
-        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else UNKNOWN_WIDTH)
         self.jobs, self.every, self.live = jobs, every, None
         # By folder, for a comparison is planned anew before it runs.
         self.word = {job.folder: "reused" if job.reuse else "waiting" for job in jobs}
@@ -91,19 +92,18 @@ class Reporter:
             self.say(text)
 
     def draw(self):
-        """The live table: a row per dataset and seed, a column per stage, then what the running stages say."""
+        """The live table of all stages, then what the running ones say."""
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
-        wanted = [stage for stage in STAGES if any(job.stage == stage for job in self.jobs)]
-        table = Table("dataset", "seed", *wanted)
-        for where in dict.fromkeys((job.dataset, job.seed) for job in self.jobs if job.stage != "compare"):
-            mine = {job.stage: job for job in self.jobs if (job.dataset, job.seed) == where}
-            table.add_row(where[0], str(where[1]), *(self.cell(mine[stage]) for stage in wanted))
+        cells: dict[tuple[str, int], dict[str, str]] = {}
+        for job in self.jobs:
+            if job.stage != "compare":
+                cells.setdefault((job.dataset, job.seed), {})[job.stage] = self.cell(job)
         compare = [f"compare: {self.cell(job)}" for job in self.jobs if job.stage == "compare"]
         says = [f"{job.title}: {self.latest[job.folder][:100]}" for job in self.running() if job.folder in self.latest]
-        return Group(table, *(Text(line, no_wrap=True, overflow="ellipsis") for line in [*compare, *says]))
+        lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in [*compare, *says]]
+        return Group(of_stages(cells, self.console), *lines)
 
     def cell(self, job: plan.Job) -> str:
         word, usual = self.word[job.folder], self.expected(job)
@@ -119,13 +119,62 @@ class Reporter:
         """The closing table; real and CAS are test accuracies, AUC is the loss attack's."""
         from rich.table import Table
 
-        table = Table(*SUMMARY)
-        for row in results(self.jobs, seconds):
+        table, rows = Table(*SUMMARY), results(self.jobs, seconds)
+        for row in rows:
             table.add_row(*row)
-        self.console.print(table)
+        if fits(table, self.console):
+            self.console.print(table, markup=False)
+        else:
+            for row in rows:
+                self.console.print(*narrow(row), sep="\n", markup=False)
+        for line in doubts(self.jobs):
+            self.say(line)
         spent = {s: sum(v for job, v in seconds.items() if job.stage == s) for s in stages.STAGES}
         if seconds:
-            self.say("minutes by stage: " + ", ".join(f"{s} {v / 60:.1f}" for s, v in spent.items() if v))
+            self.say("time by stage: " + ", ".join(f"{s} {duration(v)}" for s, v in spent.items() if v))
+
+
+def fits(table, console) -> bool:
+    """Whether nothing of a table would be cut or wrapped on this console."""
+    from rich.measure import Measurement
+
+    wide = console.options.update(max_width=10_000)
+    return Measurement.get(console, wide, table).maximum <= console.width
+
+
+def of_stages(cells: dict[tuple[str, int], dict[str, str]], console, title: str = ""):
+    """A table of stages, a row per dataset and seed; where that does not fit, its cells one after the other.
+
+    cells : (dataset, seed) -> stage -> words
+    """
+    from rich.columns import Columns
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    wanted = [stage for stage in STAGES if any(stage in row for row in cells.values())]
+    table = Table("dataset", "seed", *wanted, title=title or None)
+    for (dataset, seed), row in cells.items():
+        table.add_row(dataset, str(seed), *(row.get(stage, "") for stage in wanted))
+    if fits(table, console):
+        return table
+    parts = [Text(title)] if title else []
+    for (dataset, seed), row in cells.items():
+        items = [Text(f"{stages.STAGES[stage][0][:2]} {row[stage]}".rstrip()) for stage in wanted if stage in row]
+        parts += [Text(f"{dataset} seed {seed}"), Columns(items, padding=(0, 3, 0, 0), equal=True)]
+    return Group(*parts)
+
+
+def narrow(row: list[str]) -> list[str]:
+    """A row of the closing table as lines of words."""
+    dataset, seed, real, cas, gap, auc_real, auc_student, time_ = row
+    lines = [f"{dataset} seed {seed}: real {real}, CAS {cas}, {time_}", f"  gap {gap}{' points' * (gap[-1:] == ']')}"]
+    return [*lines, f"  AUC of the loss attack: real {auc_real}, Student {auc_student}"]
+
+
+def duration(seconds: float) -> str:
+    """Seconds below a minute, else minutes: "8 s", "1.4 min"."""
+    return f"{seconds:.0f} s" if round(seconds) < 60 else f"{seconds / 60:.1f} min"
 
 
 def clock(seconds: float) -> str:
@@ -135,16 +184,16 @@ def clock(seconds: float) -> str:
 
 
 def dry_run(jobs: list[plan.Job]) -> list[str]:
-    """A line per stage: run or reuse, why, minutes last time; then the total."""
+    """A line per stage: run or reuse, why, how long it took last time; then the total."""
     lines = []
     for job in jobs:
-        last = f"  ({job.seconds / 60:.1f} min last time)" if job.seconds else ""
+        last = f"  ({duration(job.seconds)} last time)" if job.seconds else ""
         lines.append(f"{'reuse' if job.reuse else 'run':5}  {job.title}: {job.reason}{last}")
     todo = [job for job in jobs if not job.reuse]
     known = [job.expected for job in todo if job.expected]
     total = f"total: {len(todo)} of {len(jobs)} stages to run"
     if known:
-        total += f", about {sum(known) / 60:.1f} min one after the other"
+        total += f", about {duration(sum(known))} one after the other"
         total += f" and {len(todo) - len(known)} stages whose time is not known" if len(known) < len(todo) else ""
     return [*lines, total]
 
@@ -155,19 +204,51 @@ def results(jobs: list[plan.Job], seconds: dict[plan.Job, float]) -> list[list[s
     seconds : of the jobs that ran now; a reused stage counts with the seconds its result once took
     """
     rows = []
-    jobs = [job for job in jobs if job.stage != "compare"]
-    for where in dict.fromkeys((job.dataset, job.seed) for job in jobs):
-        mine = {job: runs.read(job.folder) for job in jobs if (job.dataset, job.seed) == where}
+    for (dataset, seed), mine in finished(jobs).items():
         found = {job.stage: done.metrics for job, done in mine.items() if done}
-        row = [where[0], str(where[1])] + ["-"] * 5
+        row = [dataset, str(seed)] + ["-"] * 5
         if "teacher" in found:
             row[2] = f"{found['teacher']['test_accuracy']:.4f}"
         if "distillation" in found:
-            m = found["distillation"]
-            row[3] = f"{m['cas']:.4f}"
-            row[4] = f"{100 * m['cas_gap']:+.2f} [{100 * m['gap_low']:+.2f}, {100 * m['gap_high']:+.2f}]"
+            row[3] = f"{found['distillation']['cas']:.4f}"
+            row[4] = gap(found.get("teacher"), found["distillation"])
         if "membership" in found:
-            row[5:7] = [f"{found['membership'][who]['loss']['auc']:.3f}" for who in ("real", "student")]
+            why = belief.doubt(found["membership"], "models")
+            aucs = [found["membership"][who]["loss"]["auc"] for who in ("real", "student")]
+            row[5:7] = [belief.marked(f"{auc:.3f}", why) for auc in aucs]
         total = sum(seconds.get(job, done.manifest["seconds"] if done else 0) for job, done in mine.items())
-        rows.append([*row, f"{total / 60:.1f}"])
+        rows.append([*row, duration(total)])
     return rows
+
+
+def finished(jobs: list[plan.Job]) -> dict[tuple[str, int], dict[plan.Job, runs.Done | None]]:
+    """(dataset, seed) -> its jobs with their results, as far as they have one."""
+    found: dict[tuple[str, int], dict[plan.Job, runs.Done | None]] = {}
+    for job in jobs:
+        if job.stage != "compare":
+            found.setdefault((job.dataset, job.seed), {})[job] = runs.read(job.folder)
+    return found
+
+
+def gap(teacher: dict | None, student: dict) -> str:
+    """The CAS gap in points with its interval, or words where neither classifier has learned anything.
+
+    teacher, student : metrics of 01 and 05
+    """
+    if teacher:
+        counts = [sum(row) for row in teacher["test_confusion"]]
+        recalls = teacher["test_recall"], student["cas_recall"]
+        if words := belief.empty_gap(counts, (teacher["test_accuracy"], student["cas"]), recalls):
+            return f"{100 * student['cas_gap']:+.2f}: {words}"
+    low, high = 100 * student["gap_low"], 100 * student["gap_high"]
+    return f"{100 * student['cas_gap']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def doubts(jobs: list[plan.Job]) -> list[str]:
+    """A line for each run whose attacks on the classifiers are not to be believed, with the reasons."""
+    lines = []
+    for (dataset, seed), mine in finished(jobs).items():
+        attacked = next((done.metrics for job, done in mine.items() if done and job.stage == "membership"), {})
+        if why := belief.doubt(attacked, "models"):
+            lines.append(f"{belief.MARK} {dataset} seed {seed}, attacks not to be believed: {why}")
+    return lines
