@@ -405,8 +405,9 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def escape(text: str) -> str:
     """A text that Markdown shows as it is, on one line."""
-    # The signs of code, emphasis, cells and formulas, and what makes a link of the brackets before it.
-    text = re.sub(r"[\\`*_|~$]|(?<=\])[(\[:]", r"\\\g<0>", " ".join(text.splitlines()))
+    # The signs of code, emphasis, cells and formulas; what makes a link of the brackets before it; bare addresses.
+    signs = r"[\\`*_|~$@]|(?<=\])[(\[:]|:(?=//)|(?<=www)\."
+    text = re.sub(signs, r"\\\g<0>", " ".join(text.splitlines()))
     return html.escape(text, quote=False)
 
 

@@ -1,6 +1,12 @@
 """The tables a reader sees: known answers from rows made by hand, and the README against the kept results."""
 
+import copy
+import csv
+import io
+import os
+import re
 import subprocess
+import sys
 import types
 
 import numpy as np
@@ -8,13 +14,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kr_utils import InputError, results, stages
+import run_all
+from kr_utils import InputError, belief, results, results_file, stages
+from kr_utils.driver import execute
 
 ROOT = stages.ROOT
 
 
-def rows(title="BreastMNIST", gaps=(-0.01, 0.0, 0.03), test_images="10;30", resnet18=0.863, few=(), profile="laptop"):
-    """Rows as 08 writes them, a dataset of two classes."""
+def rows(title="BreastMNIST", gaps=(-0.01, 0.0, 0.03), test_images="100;300", resnet18=0.863, few=(), profile="laptop"):
+    """Rows as 08 writes them, a dataset of two classes; the recalls add up to the accuracy."""
     out = []
     common = {"profile": profile, "dataset": title.lower(), "title": title, "resnet18": resnet18, "lambda": 2.0}
     common |= {"classes": "malignant;benign", "test_images": test_images, "commit": "0123456789abcdef"}
@@ -24,6 +32,7 @@ def rows(title="BreastMNIST", gaps=(-0.01, 0.0, 0.03), test_images="10;30", resn
         here |= {"fingerprint": f"f{seed}", "mia_fingerprint": f"m{seed}"}
         mia = {"mia_auc": 0.55 + 0.01 * seed, "mia_tpr_at_1pct_fpr": 0.02}
         out.append(here | mia | {"method": "real", "accuracy": 0.8, "gap": 0.0, "recall": "0.5000;0.9000"})
+        rare = 0.4 + 0.1 * seed
         student = {
             "accuracy": 0.8 + gap,
             "gap": gap,
@@ -35,7 +44,7 @@ def rows(title="BreastMNIST", gaps=(-0.01, 0.0, 0.03), test_images="10;30", resn
             "nearer_than_any_test": 2 + seed,
             "members": 400,
             "non_members": 99,
-            "recall": f"{0.4 + 0.1 * seed:.4f};0.8000",
+            "recall": f"{rare:.4f};{(4 * (0.8 + gap) - rare) / 3:.4f}",
         }
         out.append(here | mia | {"method": "gkd"} | student)
         out.extend(here | {"method": m, "accuracy": 0.7, "gap": -0.1} for m in list(results.METHODS)[1:4])
@@ -100,10 +109,10 @@ def test_every_commit_that_made_a_number_is_named():
 def test_recall_is_shown_where_classes_are_uneven_only():
     uneven = results.recalls(rows())
     assert uneven["class"].tolist() == ["malignant", "benign"]
-    assert uneven["test images"].tolist() == [10, 30]
+    assert uneven["test images"].tolist() == [100, 300]
     assert uneven["real"].tolist() == ["50", "90"]
-    assert uneven["Student"].tolist() == ["50", "80"]
-    assert results.recalls(rows(test_images="20;29")).empty
+    assert uneven["Student"].tolist() == ["50", "91"]  # of seed 1: (400 * 0.80 - 100 * 0.5) / 300 = 0.9
+    assert results.recalls(rows(test_images="200;290")).empty
 
 
 def test_what_cannot_be_estimated_is_no_number():
@@ -157,10 +166,10 @@ def test_the_readme_shows_the_kept_results(tmp_path):
 
 def test_only_the_part_between_the_markers_is_replaced(tmp_path):
     (tmp_path / "figures/laptop").mkdir(parents=True)
-    rows().to_csv(tmp_path / "figures/laptop/results.csv", index=False)
+    (tmp_path / "figures/laptop/results.csv").write_text(results.as_csv(rows(), "laptop"))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results -->\nold \\1\n<!-- /results -->\nafter\n")
-    results.main(tmp_path)
+    assert results.main([str(tmp_path)]) == 0
     text = readme.read_text()
     assert text.startswith("before\n<!-- results -->\nAccuracy on real test images")
     assert text.endswith("<!-- /results -->\nafter\n")
@@ -170,7 +179,7 @@ def test_only_the_part_between_the_markers_is_replaced(tmp_path):
 
 def test_rows_of_other_datasets_are_kept_and_those_of_the_same_are_not(tmp_path):
     path, retina = tmp_path / "results.csv", rows("RetinaMNIST", gaps=(0.0, 0.02))
-    pd.concat([rows(), retina]).to_csv(path, index=False)
+    path.write_text(results.as_csv(pd.concat([rows(), retina]), "laptop"))
     here = rows(gaps=(0.01,))
     every, lines = results.accumulate(here, path)
     assert results.accuracy(every).equals(results.accuracy(pd.concat([here, retina], ignore_index=True)))
@@ -203,7 +212,7 @@ def test_seeds_of_older_code_are_left_out():
 def test_fingerprints_are_texts_even_where_they_look_like_numbers(tmp_path):
     table = rows()
     table["fingerprint"], table["mia_fingerprint"] = "1234567890123456", "123456789e123456"
-    table.to_csv(tmp_path / "results.csv", index=False)
+    (tmp_path / "results.csv").write_text(results.as_csv(table, "laptop"))
     every, _ = results.accumulate(rows("RetinaMNIST"), tmp_path / "results.csv")
     kept = every[every.title == "BreastMNIST"]
     assert set(kept.fingerprint) == {"1234567890123456"}
@@ -226,19 +235,390 @@ def test_the_attacks_are_compared_on_the_same_images_of_a_seed():
 def test_smoke_is_not_in_the_readme(tmp_path):
     for name in ("smoke", "laptop"):
         (tmp_path / name).mkdir()
-        rows(profile=name).to_csv(tmp_path / name / "results.csv", index=False)
+        (tmp_path / name / "results.csv").write_text(results.as_csv(rows(profile=name), name))
     assert set(results.read(tmp_path).profile) == {"laptop"}
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"dataset,seed\nbreastmnist,0\n", b"\xff\xfe\x00PK", b'a,b\n1,2\n1,2,3,"4\n'], ids=range(4)
-)
-def test_a_damaged_table_is_refused_in_one_line(tmp_path, content):
+# ------------------------------------------------------------------ a broken results.csv
+
+
+def cells(change):
+    """A fault in the rows, given as dicts of texts."""
+
+    def broken(text):
+        lines = list(csv.DictReader(io.StringIO(text)))
+        lines = change(lines) or lines
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return out.getvalue()
+
+    return broken
+
+
+def put(column, value, line=1):  # line 1 is seed 0's Student
+    return cells(lambda lines: lines[line].update({column: value}))
+
+
+def everywhere(column, value):
+    return cells(lambda lines: [line | {column: value} for line in lines])
+
+
+def without(column):
+    return cells(lambda lines: [{k: v for k, v in line.items() if k != column} for line in lines])
+
+
+BROKEN = {
+    "nothing in it": lambda text: "",
+    "one byte": lambda text: "\0",
+    "only a header": lambda text: text.splitlines()[0] + "\n",
+    "only the first half of a line": lambda text: text[: len(text) // 2],
+    "no text": lambda text: b"\xff\xfe\x00PK",
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "latin-1": lambda text: text.replace("BreastMNIST", "Br\u00fcste").encode("latin-1"),
+    "a picture": lambda text: b"\x89PNG\r\n\x1a\n" + bytes(200),
+    "a page of HTML": lambda text: "<!DOCTYPE html><html><body>Sign in</body></html>",
+    "semicolons between": lambda text: text.replace(";", "/").replace(",", ";"),
+    "another table": lambda text: "dataset,seed\nbreastmnist,0\n",
+    "a value too many": lambda text: text.rstrip("\n") + ",3\n",
+    "a value too few": lambda text: text.rstrip("\n").rpartition(",")[0] + "\n",
+    "an open quote": lambda text: text + '"',
+    "a quote within": lambda text: text.replace(",real,", ',"re"al,'),
+    "a conflict of git": lambda text: "<<<<<<< HEAD\n" + text,
+    "a column twice": lambda text: re.sub(r"^(.*)$", r"\1,gap", text, flags=re.M),
+    "no method": without("method"),
+    "no accuracy": without("accuracy"),
+    "no fingerprint": without("fingerprint"),
+    "no classes": without("classes"),
+    "all rows twice": cells(lambda lines: lines + lines),
+    "one row twice": cells(lambda lines: [*lines, lines[3]]),
+    "a seed twice, written in two ways": cells(lambda lines: [*lines, *(line | {"seed": "00"} for line in lines[:5])]),
+    "no real training": cells(lambda lines: lines[1:]),
+    "no Student": cells(lambda lines: [line for line in lines if line["method"] != "gkd"]),
+    "an unknown method": put("method", "magic", 2),
+    "a method in capitals": put("method", "GKD"),
+    "another profile": everywhere("profile", "paper"),
+    "two profiles": put("profile", "quick"),
+    "an accuracy of 9.9": put("accuracy", "9.9"),
+    "an accuracy in percent": put("accuracy", "79"),
+    "a negative accuracy": put("accuracy", "-0.79"),
+    "an infinite accuracy": put("accuracy", "inf"),
+    "no number for accuracy": put("accuracy", "nan"),
+    "an empty accuracy": put("accuracy", ""),
+    "words for accuracy": put("accuracy", "very good"),
+    "a comma for a point": put("accuracy", "0,79"),
+    "an underline in a number": put("accuracy", "0.7_9"),
+    "digits of another script": put("accuracy", "\u0660.\u0667\u0669"),
+    "a blank beside a number": put("accuracy", " 0.79"),
+    "hexadecimal": put("seed", "0x1"),
+    "an accuracy that no count of images gives": put("accuracy", "0.7901"),
+    "an accuracy that the recalls do not give": cells(lambda lines: lines[1].update(accuracy="0.81", gap="0.01")),
+    "a gap that is not CAS minus real": put("gap", "0.05"),
+    "a gap of the ablation": put("gap", "0.1", 2),
+    "real training with a gap": put("gap", "0.01", 0),
+    "a gap of two": put("gap", "2"),
+    "an interval upside down": cells(lambda lines: [line | {"gap_low": "0.2", "gap_high": "0.1"} for line in lines]),
+    "a seed below zero": put("seed", "-1"),
+    "half a seed": put("seed", "0.5"),
+    "a seed that no run takes": put("seed", "9999999999"),
+    "an AUC above one": put("mia_auc", "1.2"),
+    "no AUC": put("mia_auc", ""),
+    "a rate above one": put("mia_tpr_at_1pct_fpr", "3"),
+    "images' AUC above one": put("images_auc", "54"),
+    "a lambda below zero": everywhere("lambda", "-2"),
+    "endless minutes": put("minutes", "1e999"),
+    "no minutes": put("minutes", ""),
+    "recalls of three classes": put("recall", "0.4;0.92;1"),
+    "a recall above one": put("recall", "0.4;9.2"),
+    "no recall": put("recall", ""),
+    "classes of another number": everywhere("classes", "malignant"),
+    "test images of no class": everywhere("test_images", "0;0"),
+    "test images below zero": everywhere("test_images", "-100;300"),
+    "test images of one row": put("test_images", "200;200"),
+    "titles that differ": put("title", "RetinaMNIST"),
+    "budgets that differ": put("settings", " --set teacher.epochs=3"),
+    "a command in the settings": everywhere("settings", " --set a.b=1`; rm -rf ~; `"),
+    "a formula as title": everywhere("title", "=HYPERLINK(0)"),
+    "a formula as class": everywhere("classes", "@SUM(A1);b"),
+    "a formula as hardware": put("hardware", "+1+cmd|' /C calc'!A0"),
+    "a formula in a column of its own": everywhere("note", "-1+2"),
+    "a line break in a title": everywhere("title", "Breast\nMNIST"),
+    "an escape sequence in a title": everywhere("title", "Breast\x1b[2JMNIST"),
+    "text that runs backwards": everywhere("title", "Breast\u202eTSINM"),
+    "a path as dataset": everywhere("dataset", "../../etc"),
+    "markup as dataset": everywhere("dataset", "<b>"),
+    "no dataset": everywhere("dataset", ""),
+    "no commit but words": put("commit", "HEAD"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_table_is_refused_in_one_line_that_names_the_file(tmp_path, name):
     path = tmp_path / "results.csv"
+    content = BROKEN[name](results.as_csv(rows(), "laptop"))
+    content = content if isinstance(content, bytes) else content.encode()
     path.write_bytes(content)
     with pytest.raises(InputError) as told:
-        results.accumulate(rows(), path)
-    assert str(path) in str(told.value)
-    assert "move it away" in str(told.value)
+        results_file.load(path, "laptop")
+    assert str(told.value).startswith(f"{path}: not a table of results (")
+    assert str(told.value).endswith("; move it away, and 08 writes a new one from the runs that are here")
+    assert str(told.value).isprintable(), "one line, and nothing of what the file says to a terminal"
+    assert len(str(told.value)) < 400
+    with pytest.raises(InputError):
+        results.accumulate(rows("RetinaMNIST"), path)
+    assert path.read_bytes() == content, "it is the user's"
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "gone")
+    for path in tmp_path.iterdir():
+        with pytest.raises(InputError, match="move it away"):
+            results_file.load(path, "laptop")
+    assert results_file.load(tmp_path / "absent.csv", "laptop") is None
+
+
+def test_a_broken_table_stops_the_driver_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(execute, "execute", lambda *args, **kwargs: pytest.fail("a stage was started"))
+    path = tmp_path / "figures/smoke/results.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(BROKEN["an accuracy of 9.9"](results.as_csv(rows(profile="smoke"), "smoke")))
+    for options in ([], ["--dry-run"]):
+        assert run_all.main(["--profile", "smoke", *options]) == 2
+        out, err = capsys.readouterr()
+        assert err == (
+            f"error: {path}: not a table of results (line 3: accuracy is '9.9', not a share from 0 to 1); "
+            "move it away, and 08 writes a new one from the runs that are here\n"
+        )
+        assert out == ""
+    assert run_all.main(["--profile", "smoke", "--until", "start", "--dry-run"]) == 0, "08 will not read it"
+
+
+def test_the_kept_tables_and_those_of_spreadsheets_and_older_versions_are_read(tmp_path):
+    for path in (ROOT / "figures").glob("*/results.csv"):
+        assert results_file.load(path, path.parent.name) == path.read_text(encoding="utf-8")
+    text, path = results.as_csv(rows(), "laptop"), tmp_path / "results.csv"
+    older = without("images_auc")(without("mia_fingerprint_")(text))
+    for content in (text.encode("utf-8-sig"), text.replace("\n", "\r\n").encode(), older.encode()):
+        path.write_bytes(content)
+        every, _ = results.accumulate(rows("RetinaMNIST"), path)
+        assert results.accuracy(every).equals(results.accuracy(pd.concat([rows(), rows("RetinaMNIST")])))
+
+
+def test_texts_of_a_table_stay_texts(tmp_path):
+    table = rows()
+    table["title"], table["classes"] = "NA", "1e5;null"
+    (tmp_path / "results.csv").write_text(results.as_csv(table, "laptop"))
+    every, _ = results.accumulate(rows("RetinaMNIST"), tmp_path / "results.csv")
+    assert results.accuracy(every).dataset.tolist() == ["NA", "RetinaMNIST"]
+    assert results.recalls(every)["class"].tolist()[:2] == ["1e5", "null"]
+
+
+def test_what_is_written_of_hostile_texts_is_no_markup_and_no_formula():
+    from nbconvert.filters.markdown_mistune import markdown2html_mistune
+
+    hostile = "<script>x</script>|`a`[b](http://c)![d](e)[f][g]*h*$i$&lt;www.j.com k@l.com"
+    table = rows()
+    table["title"], table["hardware"], table["classes"] = hostile, hostile, f"{hostile};@b"
+    table["mia_controls"] = hostile
+    text = results.section(table)
+    page = markdown2html_mistune(text)
+    assert not re.search(r"<(script|a|img|em)\b", page)
+    assert page.count("&lt;script&gt;") >= 6
+    for line in re.findall("<tr>(.*?)</tr>", results_table(page, "profile"), re.S):
+        assert len(re.findall("<t[hd]", line)) in (9, 8, 11, 6), "a cell ends where it ends"
+    assert results.plain_text("=1+1") == "'=1+1"
+    assert results.plain_text("a\nb\x1b\u202ec") == "a b  c"
+    assert results.plain_text("normal, benign") == "normal, benign"
+
+
+def results_table(page, word):
+    return "".join(table for table in re.findall("<table>.*?</table>", page, re.S) if word in table)
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_the_command_explains_itself():
+    call = [sys.executable, "-m", "kr_utils.results", "--help"]
+    out = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.startswith("usage: python -m kr_utils.results [-h] [folder]")
+    assert "README.md" in out.stdout
+
+
+GOOD = "<!-- results -->\n<!-- /results -->\n"
+
+
+@pytest.mark.parametrize(
+    ("readme", "table", "words"),
+    [
+        (None, "good", "README.md: No such file or directory; name the folder"),
+        (GOOD, None, "figures: no table of results in any profile's folder"),
+        ("# Title\n", "good", "README.md: it needs one line '<!-- results -->'"),
+        ("<!-- results -->\n", "good", "README.md: it needs one line"),
+        ("<!-- /results -->\n<!-- results -->\n", "good", "README.md: it needs one line"),
+        (GOOD + GOOD, "good", "README.md: it needs one line"),
+        (b"\xff\xfe", "good", "README.md: not a text in UTF-8"),
+        (GOOD, "bad", "figures/laptop/results.csv: not a table of results"),
+    ],
+)
+def test_the_command_refuses_in_one_line_and_changes_nothing(tmp_path, capsys, readme, table, words):
+    path = tmp_path / "README.md"
+    if readme is not None:
+        path.write_bytes(readme if isinstance(readme, bytes) else readme.encode())
+    if table is not None:
+        (tmp_path / "figures/laptop").mkdir(parents=True)
+        text = results.as_csv(rows(), "laptop")
+        (tmp_path / "figures/laptop/results.csv").write_text(text if table == "good" else text[:500])
+    before = path.read_bytes() if path.exists() else None
+    assert results.main([str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert words in err
+    assert err.count("\n") == 1
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
+# ------------------------------------------------------------------ the rows of a run
+
+
+def finished(seed=0):
+    """What the store hands out of a finished run, as far as the rows need it: 40 test images of two classes."""
+    attack = dict.fromkeys(("auc", "auc_low", "auc_high"), 0.6) | {"tpr_at_1pct_fpr": None, "advantage": 0.1}
+    attack |= {"members": 100, "non_members": 40}
+    cells_ = {m: {"cas": 0.75, "val_cas": 0.7, "gap": -0.05, "gap_low": -0.1, "gap_high": 0.0}
+              for m in ("hard_fixed", "soft_fixed", "hard_regenerated", "soft_regenerated")}  # fmt: skip
+    metrics = {
+        "start": {"title": "Digits"},
+        "teacher": {
+            "test_accuracy": 0.8, "test_auc": 0.9, "val_accuracy": 0.82, "test_recall": [0.5, 0.9],
+            "test_confusion": [[5, 5], [3, 27]], "class_names": ["a;b", "=c"],
+        },
+        "generator": {}, "checkpoints": {}, "tuning": {},
+        "distillation": {
+            "cas": 0.75, "cas_gap": -0.05, "cas_auc": 0.85, "cas_recall": [0.6, 0.8],
+            "cas_confusion": [[6, 4], [6, 24]], "real_test_accuracy": 0.8, "ablation": cells_,
+        },
+        "membership": {
+            "real": {"loss": attack}, "student": {"loss": dict(attack)}, "images": dict(attack), "lambda": 2.0,
+            "real_aop": 0.5, "student_aop": 0.5, "real_generalisation_gap": 0.1, "student_generalisation_gap": 0.05,
+            "images_minus_control": {"difference": 0.01}, "images_minus_student": {"difference": 0.02},
+            "released": 100, "nearest": 3.0, "nearest_test": 4.0, "nearer_than_any_test": 1,
+            "believed": True, "doubts": {"models": [], "images": []},
+        },
+    }  # fmt: skip
+    made = {
+        "hardware": {"cpu": "CPU", "gpu": None, "threads": 1}, "versions": {"torch": "2"}, "git_commit": None,
+        "seconds": 60.0, "ingredients": {"budget": {}},
+    }  # fmt: skip
+    return {
+        stage: types.SimpleNamespace(metrics=values, manifest=copy.deepcopy(made) | {"fingerprint": f"{stage}{seed}"})
+        for stage, values in metrics.items()
+    }
+
+
+def test_a_run_gives_a_row_per_method_with_its_origin():
+    run = finished()
+    run["distillation"].manifest["ingredients"] = {"budget": {"epochs": 7, "period": 10**6}}
+    table = results.table_of({("digits", 0): run}, "smoke")
+    assert table.method.tolist() == ["real", "gkd", "hard_fixed", "soft_fixed", "hard_regenerated"]
+    assert table.gap.tolist() == [0, -0.05, -0.05, -0.05, -0.05]
+    assert table.fingerprint.tolist() == ["teacher0"] + ["distillation0"] * 4
+    assert table.mia_fingerprint.tolist()[:2] == ["membership0"] * 2
+    assert table.mia_controls.tolist()[:2] == ["held", "held"]
+    assert table.images_controls.dropna().tolist() == ["held"]
+    assert set(table.test_images) == {"10;30"}
+    assert set(table.classes) == {"a,b;=c"}
+    assert set(table.minutes) == {7.0}
+    assert set(table.settings) == {" --set distillation.epochs=7 --set distillation.period=1000000"}
+    assert results.accuracy(results.parsed(results.as_csv(table, "smoke"))).iloc[0]["CAS gap"] == "-5.00"
+
+
+@pytest.mark.parametrize(
+    ("stage", "fault", "words"),
+    [
+        ("teacher", {"test_accuracy": 0.775}, "digits, seed 3, real: 05 compared with a real accuracy of 0.8000"),
+        ("distillation", {"real_test_accuracy": 0.805}, "digits, seed 3, real: 05 compared with"),
+        ("distillation", {"cas_gap": -0.005}, "digits, seed 3, gkd: the gap is -0.0050, but CAS less real accuracy is"),
+        ("distillation", {"cas": 0.7, "cas_gap": -0.1}, "digits, seed 3, gkd: CAS and gap are not those of"),
+        ("distillation", {"cas_confusion": [[6, 5], [6, 23]]}, "digits, seed 3, gkd: 01 and 05 saw other test images"),
+        ("distillation", {"cas_confusion": [[6, 4], [5, 25]]}, "digits, seed 3, gkd: accuracy 0.7500 is not that of"),
+        ("membership", {"images": {"members": 99, "non_members": 40}}, "digits, seed 3, gkd: 06 attacked"),
+    ],
+)
+def test_a_run_whose_numbers_do_not_belong_together_is_refused(stage, fault, words):
+    run = finished()
+    run[stage].metrics.update(fault)
+    with pytest.raises(InputError) as told:
+        results.table_of({("digits", 3): run}, "smoke")
+    assert str(told.value).startswith(words)
+    assert "--datasets digits --seeds 3 --force" in str(told.value)
     assert "\n" not in str(told.value)
-    assert path.read_bytes() == content
+
+
+def test_a_gap_of_the_ablation_is_checked_too():
+    run = finished()
+    run["distillation"].metrics["ablation"]["soft_fixed"]["gap"] = -0.05 + 2e-9
+    with pytest.raises(InputError, match="digits, seed 3, soft_fixed: the gap is"):
+        results.table_of({("digits", 3): run}, "smoke")
+
+
+def test_the_arithmetic_of_kept_rows_is_checked_with_the_new_ones():
+    table = pd.concat([rows(), rows("RetinaMNIST", gaps=(0.0, 0.02))], ignore_index=True)
+    assert results.as_csv(table, "laptop").count("\n") == 1 + 25
+    table.loc[(table.title == "RetinaMNIST") & (table.seed == 1) & (table.method == "soft_fixed"), "gap"] = 0.0
+    with pytest.raises(InputError, match=r"retinamnist, seed 1, soft_fixed: gap \+0\.0000, but accuracy less that of"):
+        results.as_csv(table, "laptop")
+
+
+# ------------------------------------------------------------------ what is not to be believed
+
+
+def test_attacks_that_are_not_to_be_believed_carry_the_mark_and_the_reason_everywhere():
+    table = pd.concat([rows(), rows("RetinaMNIST")], ignore_index=True)
+    table["mia_controls"] = table["images_controls"] = belief.HELD
+    plain = results.section(table)
+    assert belief.MARK not in plain
+    assert plain == results.section(table.drop(columns=["mia_controls", "images_controls"])), "unknown, as before"
+
+    table.loc[(table.title == "BreastMNIST") & (table.seed == 1), "mia_controls"] = "a control was not caught"
+    doubtful, sound = results.attacks(table).to_dict("records")
+    for name, text in doubtful.items():
+        told = name.startswith(("AUC", "TPR", "AOP"))
+        assert text.endswith(" (!)") == told, name
+        assert not sound[name].endswith("(!)")
+    assert results.doubted(table, "mia") == [
+        "(!) not to be believed: BreastMNIST (profile laptop), seed 1: a control was not caught"
+    ]
+    assert belief.MARK not in results.markdown(results.images(table))
+    assert results.accuracy(table).equals(results.accuracy(rows_of_both := table.drop(columns="mia_controls")))
+    assert results.ablation(table).equals(results.ablation(rows_of_both)), "accuracies stay"
+
+    table.loc[(table.title == "RetinaMNIST") & (table.seed == 0), "images_controls"] = "planted copies were not found"
+    released = results.images(table).to_dict("records")[1]
+    assert all(released[name].endswith(" (!)") for name in list(released)[3:])
+    text = results.section(table)
+    assert "seed 0: planted copies were not found" in text
+    assert "seed 1: a control was not caught" in text
+    again = results.parsed(results.as_csv(table, "laptop"))
+    assert results.section(again) == text, "results.csv keeps it"
+
+
+def test_a_gap_of_two_classifiers_that_learned_nothing_is_named():
+    column = "CAS gap"
+    one_class = rows(gaps=(0.0,))
+    one_class["accuracy"], one_class["recall"] = 0.75, "0.0000;1.0000"
+    assert results.accuracy(one_class).iloc[0][column] == "+0.00 (both know one class only)"
+    weak = rows(gaps=(-0.05, 0.0))
+    weak["accuracy"] = weak.accuracy - 0.05  # 0.75 and 0.70, then 0.75 twice; 0.75 is the share of the larger class
+    words = "neither beats always saying the most frequent class"
+    assert results.accuracy(weak).iloc[0][column].endswith(f"] ({words})")
+    weak.loc[weak.seed == 0, "accuracy"] = 0.8
+    assert results.accuracy(weak).iloc[0][column].endswith(f"] ({words}: 1 of 2 seeds)")
+    both = pd.concat([weak, rows("RetinaMNIST")])
+    assert results.overall(both).endswith("points. It counts gaps that say nothing: BreastMNIST.")
+    assert results.overall(rows()).endswith("points.")

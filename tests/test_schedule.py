@@ -227,6 +227,102 @@ def test_the_live_table_has_a_row_per_run_and_elapsed_and_expected_times(tmp_pat
     assert "02_generator  failed: cell 3" in told.console.export_text(), "what failed stays above the table"
 
 
+LEARNED = {"test_accuracy": 0.8, "test_recall": [0.5, 0.9], "test_confusion": [[5, 5], [3, 27]]}
+ONE_CLASS = {"test_accuracy": 0.75, "test_recall": [0.0, 1.0], "test_confusion": [[0, 10], [0, 30]]}
+GAP = {"gap_low": -0.1, "gap_high": 0.05}
+SOUND = {who: {"loss": {"auc": auc}} for who, auc in (("real", 0.598), ("student", 0.561))}
+DOUBTED = SOUND | {"believed": False, "doubts": {"models": ["the positive control was not caught"], "images": []}}
+
+
+def closing(tmp_path, teacher, student, attacked, width):
+    """What the closing table says of one run with these metrics."""
+    from rich.console import Console
+
+    jobs = make_plan(tmp_path, seeds=[0])
+    for job, metrics in zip(jobs, ({}, teacher, {}, {}, {}, student, attacked)):
+        pretend(job).finish(metrics)
+    jobs = make_plan(tmp_path, seeds=[0])
+    told = report.Reporter(jobs)
+    told.console = Console(width=width, file=io.StringIO())
+    told.summary({jobs[1]: 8.2, jobs[2]: 84.0})
+    return told.console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [160, 100, 80, 60])
+def test_the_closing_table_names_what_is_not_to_be_believed_at_any_width(tmp_path, width):
+    student = {"cas": 0.75, "cas_gap": 0.0, "cas_recall": [0.0, 1.0], **GAP}
+    text = closing(tmp_path, ONE_CLASS, student, DOUBTED, width)
+    assert "+0.00: both know one class only" in text, "no bare 0.00"
+    assert "0.598 (!)" in text
+    assert "0.561 (!)" in text
+    assert "(!) digits seed 0, attacks not to be believed: the positive control was not caught" in text
+    assert "1.5 min" in text
+    assert "time by stage: teacher 8 s, generator 1.4 min" in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines()[:3])) <= width
+
+
+@pytest.mark.parametrize("width", [160, 80])
+def test_the_closing_table_says_no_more_than_is_known(tmp_path, width):
+    student = {"cas": 0.75, "cas_gap": -0.05, "cas_recall": [0.6, 0.8], **GAP}
+    text = closing(tmp_path, LEARNED, student, SOUND, width)
+    assert "-5.00 [-10.00, +5.00]" in text
+    assert "0.598" in text
+    assert "(!)" not in text
+
+
+@pytest.mark.parametrize("width", [160, 100, 80, 50])
+def test_no_word_of_a_table_of_stages_is_cut_at_any_width(width):
+    from rich.console import Console
+
+    words = ["done 0 s", "1:05 of ~2:05", "done 12.5 min", "~1:02:05", "failed", "missing", "skipped"]
+    table = {("pneumoniamnist", 2147483647): dict(zip(report.STAGES, words)), ("digits", 0): {"start": "reused"}}
+    canvas = Console(width=width, file=io.StringIO())
+    canvas.print(report.of_stages(table, canvas, "profile quick"))
+    text = canvas.file.getvalue()
+    for word in [*words, "reused", "pneumoniamnist", "2147483647", "digits", "profile quick"]:
+        assert re.search(rf"(^|\s){re.escape(word)}(\s|$)", text, re.M), word
+    assert all(len(line) <= width for line in text.splitlines())
+    if width < 100:
+        assert "06 skipped" in text, "a stage goes by the number of its notebook"
+
+
+def test_the_live_table_and_status_fit_a_terminal_of_80_columns(tmp_path, monkeypatch, capsys):
+    from rich.console import Console
+
+    monkeypatch.setattr(report, "UNKNOWN_WIDTH", 80)
+    monkeypatch.setattr(status, "UNKNOWN_WIDTH", 80)
+    jobs = [replace(job, expected=125.0) for job in make_plan(tmp_path)]
+    pretend(jobs[0]).finish({})
+    told = report.Reporter(jobs)
+    told.started(jobs[1])
+    capsys.readouterr()
+    canvas = Console(width=80, file=io.StringIO())
+    canvas.print(told.draw())
+    assert "digits seed 1\n00 ~2:05   01 ~2:05" in canvas.file.getvalue()
+    assert re.search(r"00 ~2:05 +01 0:00 of ~2:05 +02 ~2:05", canvas.file.getvalue())
+    status.status(tmp_path, "smoke", [])
+    text = capsys.readouterr().out
+    assert re.search(r"digits seed 0\n00 done 0 s +01 missing", text)
+    assert "0.0" not in text
+    assert "…" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0 s"), (8.2, "8 s"), (59.4, "59 s"), (59.6, "1.0 min"), (84, "1.4 min"), (3600, "60.0 min")],
+)
+def test_what_takes_less_than_a_minute_is_told_in_seconds(seconds, words):
+    assert report.duration(seconds) == words
+
+
+def test_the_dry_run_tells_seconds_of_short_stages(tmp_path):
+    jobs = [replace(job, seconds=8.2, expected=8.2) for job in make_plan(tmp_path, seeds=[0], until="teacher")]
+    first, _, total = report.dry_run(jobs)
+    assert first.endswith("(8 s last time)")
+    assert total == "total: 2 of 2 stages to run, about 16 s one after the other"
+
+
 # ------------------------------------------------------------------ a cluster's workers
 
 
