@@ -14,7 +14,7 @@ import sys
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,14 +31,7 @@ EXACT = 1e-9  # two ways to the same number differ by rounding only
 # ------------------------------------------------------------------ rows
 
 
-class Finished(Protocol):
-    """A finished stage, as the store hands it out."""
-
-    manifest: dict
-    metrics: dict
-
-
-Run = Mapping[str, Finished]  # stage -> its result, of one dataset and seed
+Run = Mapping[str, Any]  # stage -> its finished result with `manifest` and `metrics`, of one dataset and seed
 
 
 def table_of(found: Mapping[tuple[str, int], Run], profile: str) -> pd.DataFrame:
@@ -53,6 +46,7 @@ def table_of(found: Mapping[tuple[str, int], Run], profile: str) -> pd.DataFrame
     InputError
         A run's stages contradict one another, or seeds of a dataset were run with different budgets.
     """
+    # Rows with their origin
     records = []
     for (name, seed), run in found.items():
         check_run(name, seed, run)
@@ -62,6 +56,8 @@ def table_of(found: Mapping[tuple[str, int], Run], profile: str) -> pd.DataFrame
             prints = {"fingerprint": run[source].manifest["fingerprint"]}
             prints["mia_fingerprint"] = attack_print if "mia_auc" in row else None
             records.append(origin(name, seed, run, source, profile) | row | prints)
+
+    # Seeds of a dataset count together
     table = pd.DataFrame(records)
     budgets = table.groupby("dataset").settings.nunique()
     if (budgets > 1).any():  # or their interval over seeds would mean nothing
@@ -109,8 +105,12 @@ def check_run(name: str, seed: int, run: Run) -> None:
 def rows_of(run: Run) -> list[dict]:
     """What was measured in a run, a row per method; the ablation's soft_regenerated is `gkd`."""
     teacher, student, attack = (run[stage].metrics for stage in ("teacher", "distillation", "membership"))
+
+    # Real training
     real = {"method": "real", "accuracy": teacher["test_accuracy"], "auc": teacher["test_auc"], "gap": 0.0}
     real |= {"val_accuracy": teacher["val_accuracy"], "recall": _joined(teacher["test_recall"])}
+
+    # The Students
     rest = [
         {"method": method, "accuracy": row["cas"], "val_accuracy": row["val_cas"]}
         | {key: row[key] for key in ("gap", "gap_low", "gap_high")}
@@ -118,6 +118,8 @@ def rows_of(run: Run) -> list[dict]:
     ]
     gkd = next(row for row in rest if row["method"] == "soft_regenerated")
     gkd |= {"method": "gkd", "auc": student["cas_auc"], "recall": _joined(student["cas_recall"])}
+
+    # What was attacked
     return [
         real | _attack_on_model(attack, "real"),
         gkd | _attack_on_images(attack) | _attack_on_model(attack, "student"),
@@ -148,11 +150,14 @@ def origin(name: str, seed: int, run: Run, source: str, profile: str) -> dict:
 
     source : the stage that made the row's accuracy
     """
+    # The machine
     made = run[source].manifest
     hardware = made["hardware"]
     where = f"{hardware['cpu']}, GPU {hardware['gpu'] or 'none'}, torch {made['versions']['torch']}"
+
     teacher = run["teacher"].metrics
     return {
+        # The data
         "profile": profile,
         "dataset": name,
         "title": data.INFO[name].title,
@@ -160,6 +165,7 @@ def origin(name: str, seed: int, run: Run, source: str, profile: str) -> dict:
         "resnet18": data.INFO[name].resnet18,
         "classes": plain_text(";".join(c.replace(";", ",") for c in teacher["class_names"])),
         "test_images": ";".join(map(str, np.sum(teacher["test_confusion"], axis=1))),
+        # The work
         "lambda": run["membership"].metrics["lambda"],
         "minutes": sum(done.manifest["seconds"] for done in run.values()) / 60,
         "threads": hardware["threads"],
@@ -335,6 +341,7 @@ def images(table: pd.DataFrame) -> pd.DataFrame:
             continue  # its rows are from before this attack was built
         chance = np.mean(gkd.members / (gkd.non_members + 1))
         nearer = f"{gkd.nearer_than_any_test.mean():.1f} of {gkd.members.iloc[0]:.0f} (by chance {chance:.1f})"
+
         numbers = {
             "AUC": cell(list(gkd.images_auc), 1, 3),
             "TPR at 1 % FPR": cell(list(gkd.images_tpr_at_1pct_fpr)),
@@ -429,6 +436,8 @@ def section(table: pd.DataFrame) -> str:
         markdown(attacks(table)),
         *(escape(line) for line in doubted(table, "mia")),
     ]
+
+    # Only where a row has it
     if len(released := images(table)):
         parts += [
             "The synthetic images themselves, attacked by distance: is a training image nearer to one of them than a "
@@ -473,6 +482,8 @@ def accumulate(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]
     if text is None:
         return table.sort_values("dataset", kind="stable", ignore_index=True), []
     earlier = parsed(text)
+
+    # What becomes of each dataset of the file
     lines = []
     for name, rows in earlier.groupby("dataset"):
         lost = sorted(set(rows.seed) - set(table[table.dataset == name].seed))
@@ -516,6 +527,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m kr_utils.results", description="Put the tables of figures/*/results.csv into README.md."
     )
     parser.add_argument("folder", nargs="?", default=".", help="with README.md and figures/ in it (default: this one)")
+
     folder = Path(parser.parse_args(argv).folder)
     readme = folder / "README.md"
     try:
@@ -526,6 +538,8 @@ def main(argv: list[str] | None = None) -> int:
         except InputError as error:
             raise InputError(f"{readme}: {error}") from None
         readme.write_bytes(after.encode("utf-8"))
+
+    # One line for a person
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -66,7 +66,7 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # A column of these may be empty in every row, but it must be there: the tables read it.
 READ = ("resnet18", "commit", "settings", "mia_tpr_at_1pct_fpr")
-REQUIRED = [name for name, (_, methods) in COLUMNS.items() if methods or name in READ]
+REQUIRED = [name for name in COLUMNS if COLUMNS[name][1] or name in READ]
 
 # kind -> (pattern of one value, smallest, largest, in words); no "inf", "nan" or "1_0" passes
 NUMBER = r"-?\d+(\.\d+)?([eE][+-]?\d+)?"
@@ -131,12 +131,15 @@ def check(text: str, where: Path | str, profile: str) -> None:
     text : the CSV
     where : its file, for the message
     """
+    # Values, line by line
     runs: dict[tuple[str, int], dict[str, dict]] = defaultdict(dict)
     for line, row in _rows(text, where):
         here = f"line {line}"
         for column, value in row.items():
             if wrong := _wrong(column, value, row["method"]):
                 raise _refused(where, f"{here}: {column} is {value[:40]!r}, {wrong}")
+
+        # One row per run and method
         here += f" ({_name(row)})"
         if row["method"] not in METHODS:
             raise _refused(where, f"{here}: no such method; there are {', '.join(METHODS)}")
@@ -146,6 +149,8 @@ def check(text: str, where: Path | str, profile: str) -> None:
         if row["method"] in run:
             raise _refused(where, f"{here}: the second row of the same run and method")
         run[row["method"]] = row
+
+    # Rows that belong together
     if not runs:
         raise _refused(where, "no rows")
     for run in runs.values():
@@ -156,12 +161,15 @@ def check(text: str, where: Path | str, profile: str) -> None:
 def _rows(text: str, where: Path | str):
     """Number of the line and values of each row, from the second line on."""
     try:
+        # Columns
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         header = next(reader, [])
         if missing := [name for name in REQUIRED if name not in header]:
             raise _refused(where, f"no column {missing[0]}")
         if doubled := [name for name in header if header.count(name) > 1]:
             raise _refused(where, f"two columns {doubled[0]}"[:80])
+
+        # Rows
         for fields in reader:
             if len(fields) != len(header):
                 raise _refused(where, f"line {reader.line_num}: {len(fields)} values for {len(header)} columns")
@@ -172,8 +180,11 @@ def _rows(text: str, where: Path | str):
 
 def _wrong(column: str, value: str, method: str) -> str:
     """What is wrong with a value, in words that follow it; "" for nothing."""
+    # Any text
     if any(unicodedata.category(sign) in CONTROL for sign in value):
         return "with a control character"
+
+    # What its column asks for
     kind, methods = COLUMNS.get(column, ("text", ()))
     if not value:
         return "but must not be empty" if method in methods else ""
@@ -189,27 +200,35 @@ def _wrong(column: str, value: str, method: str) -> str:
 
 def _check_run(run: dict[str, dict], where: Path | str) -> None:
     """The arithmetic of a run: method -> its row."""
+    # Its baseline
     some = next(iter(run.values()))
     if missing := [method for method in ATTACKED if method not in run]:
         raise _refused(where, f"{_name(some | {'method': missing[0]})}: this row is missing")
     real = float(run["real"]["accuracy"])
+
     for row in run.values():
+        # The gap
         accuracy, gap = float(row["accuracy"]), float(row["gap"])
         if abs(gap - (accuracy - real)) > 1e-9:
             told = f"gap {gap:+.4f}, but accuracy less that of real training is {accuracy - real:+.4f}"
             raise _refused(where, f"{_name(row)}: {told}")
+
+        # Counts of images
         counts = [int(n) for n in row["test_images"].split(";")]
         if row["test_images"] != some["test_images"] or len(counts) != len(row["classes"].split(";")):
             raise _refused(where, f"{_name(row)}: classes and test_images do not agree")
         right = accuracy * sum(counts)
         if not sum(counts) or abs(right - round(right)) > 1e-3:
             raise _refused(where, f"{_name(row)}: accuracy {accuracy:g} is no share of {sum(counts)} images")
+
+        # Recalls, which have four digits
         shares = [float(share) for share in row["recall"].split(";")] if row["recall"] else []
         if shares and len(shares) != len(counts):
             raise _refused(where, f"{_name(row)}: {len(shares)} recalls of {len(counts)} classes")
-        # Recalls have four digits.
         if shares and abs(_mean(shares, counts) - accuracy) > 1e-4:
             raise _refused(where, f"{_name(row)}: accuracy {accuracy:g} is not what the recalls add up to")
+
+        # Intervals
         for low in [name for name in row if name.endswith("_low") and row[name]]:
             if (high := row.get(low.replace("_low", "_high"))) and float(row[low]) > float(high):
                 raise _refused(where, f"{_name(row)}: {low} is larger than its upper end")
