@@ -126,7 +126,7 @@ def test_notebook_06_stores_its_attacks_with_the_reasons_not_to_believe_them(
     exec(
         "".join(last["source"]),
         {
-            "belief": belief, "stage": stage, "doubts": models, "few": 100, "audits": audits, "by_hand": 0.55,
+            "belief": belief, "stage": stage, "on_models": models, "few": 100, "audits": audits, "by_hand": 0.55,
             "results": {"split_control": split, "copies_control": copies, "real": audits["real"]},
         },
     )  # fmt: skip
