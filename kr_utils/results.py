@@ -451,19 +451,6 @@ def section(table: pd.DataFrame) -> str:
     return "\n\n".join([*parts, "\n".join(f"* {line}" for line in provenance(table))]) + "\n"
 
 
-def of_one_code(found: dict[tuple[str, int], dict]) -> tuple[dict[tuple[str, int], dict], list[str]]:
-    """The runs made by the same code as the newest one of their dataset, and a line for each other run.
-
-    found : (dataset, seed) -> stage -> finished stage, as `runs.find` gives them
-    """
-    code = {key: {s: done.manifest["ingredients"]["code"] for s, done in run.items()} for key, run in found.items()}
-    by_age = sorted(found, key=lambda key: found[key]["membership"].manifest["started"])
-    newest = {key[0]: key for key in by_age}
-    older = [key for key in found if code[key] != code[newest[key[0]]]]
-    lines = [f"{name}, seed {k}: left out, for older code made it; run it again" for name, k in older]
-    return {key: run for key, run in found.items() if key not in older}, lines
-
-
 def accumulate(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
     """The rows of `table`, and those of an earlier results.csv for datasets that are not in it.
 

@@ -195,20 +195,6 @@ def test_rows_of_other_datasets_are_kept_and_those_of_the_same_are_not(tmp_path)
     assert nothing == []
 
 
-def test_seeds_of_older_code_are_left_out():
-    """Not the lowest seed decides but the newest run, for each dataset by itself."""
-
-    def run(day, code):
-        made = {"started": f"2026-01-0{day}T00:00:00+00:00", "ingredients": {"code": {"classifier": code}}}
-        return {stage: types.SimpleNamespace(manifest=made) for stage in ("teacher", "membership")}
-
-    found = {("a", 0): run(1, "old"), ("a", 1): run(3, "new"), ("a", 2): run(2, "new"), ("b", 0): run(1, "old")}
-    kept, lines = results.of_one_code(found)
-    assert list(kept) == [("a", 1), ("a", 2), ("b", 0)]
-    assert lines == ["a, seed 0: left out, for older code made it; run it again"]
-    assert results.of_one_code(kept) == (kept, [])
-
-
 def test_fingerprints_are_texts_even_where_they_look_like_numbers(tmp_path):
     table = rows()
     table["fingerprint"], table["mia_fingerprint"] = "1234567890123456", "123456789e123456"

@@ -4,7 +4,7 @@ Notebooks use the doors below; `runs/` never imports torch, and knows nothing of
 """
 
 from kr_utils.paths import figures_root, runs_root, stage_dir
-from kr_utils.runs.files import write_atomic
+from kr_utils.runs.files import digests, write_atomic
 from kr_utils.runs.finished import Done, complete, find, find_current, outdated, plain, read, settle
 from kr_utils.runs.stage import Stage, begin
 
@@ -13,6 +13,7 @@ __all__ = [
     "Stage",
     "begin",
     "complete",
+    "digests",
     "figures_root",
     "find",
     "find_current",

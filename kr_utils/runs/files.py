@@ -34,6 +34,11 @@ def stands(path: Path, written: list, whole: bool = False) -> bool:
     return stamp(path)[1] == digest
 
 
+def digests(folder: Path, names: list[str]) -> dict[str, str]:
+    """SHA-256 of files below a folder, by name."""
+    return {name: stamp(folder / name)[1] for name in names}
+
+
 def is_content(path: Path, digest: str) -> bool:
     """Whether a file is there and has this SHA-256."""
     return path.is_file() and stamp(path)[1] == digest

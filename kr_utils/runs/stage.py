@@ -43,6 +43,8 @@ class Stage:
     parameters: dict
     watch: cells.Watch
     upstream: dict[str, Done] = field(default_factory=dict)
+    runs: dict[tuple[str, int], dict[str, Done]] = field(default_factory=dict)  # what the comparison may show,
+    left_out: list[str] = field(default_factory=list)  # and a line for each run that it may not
     earlier: float = 0.0  # seconds of work in states of starts that were killed
     starts: int = 1
     started: float = field(default_factory=time.time)
@@ -163,7 +165,9 @@ def begin(
         )
 
     # What it reads must be there, whole, and made from one another.
-    upstream = _current_upstream(stage, root, dataset, profile, seed)
+    found, left_out = find_current(root, profile) if stage == "compare" else ({}, [])
+    upstream = {f"{name}/seed{k}/{s}": done for (name, k), run in found.items() for s, done in run.items()}
+    upstream |= _upstream(stage, root, dataset, profile, seed)
     for name, done in upstream.items():
         if stage != "compare" and (words := other_code(done)):
             print(f"note: {STAGES[name][0]} was made by other code ({words[0]}): run it again before you believe this")
@@ -176,14 +180,12 @@ def begin(
     owner = state_owner(parts, {need: done.digest() for need, done in upstream.items()})
     earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
     parameters = {"dataset": dataset, "profile": profile, "seed": seed}
-    return Stage(stage, final, parts, parameters, cells.Watch(stage, budget), upstream, earlier, starts, lock=lock)
+    watch = cells.Watch(stage, budget)
+    return Stage(stage, final, parts, parameters, watch, upstream, found, left_out, earlier, starts, lock=lock)
 
 
-def _current_upstream(stage: str, root: Path, dataset: str, profile: str, seed: int) -> dict[str, Done]:
-    """The finished stages that a stage reads; for the comparison those of every run that may be shown."""
-    if stage == "compare":
-        found, _ = find_current(root, profile)
-        return {f"{name}/seed{k}/{s}": done for (name, k), run in found.items() for s, done in run.items()}
+def _upstream(stage: str, root: Path, dataset: str, profile: str, seed: int) -> dict[str, Done]:
+    """The finished stages that a stage reads of its own dataset and seed."""
     upstream = {}
     for need in STAGES[stage][1]:
         folder, notebook = stage_dir(root, profile, dataset, seed, need), STAGES[need][0]
