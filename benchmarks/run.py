@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -35,12 +36,15 @@ from kr_utils import (  # noqa: E402
     recycling,
     sampling,
     selection,
+    stacked,
     stages,
 )
 from kr_utils.runs import machine  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-RECIPE = {"width": 16, "depth": 8, "batch": 64, "lr": 0.1, "weight_decay": 5e-4}
+RECIPE = classifier.Recipe(width=16, depth=8, batch=64, lr=0.1, weight_decay=5e-4)
+PAINTING = generator.Training(steps=10, batch=128, lr=1e-3, ema_decay=0.995, label_dropout=0.1)
+AUGMENT = classifier.Augmentation(3, True, False, 0.25)
 KINDS = (torch.float32, torch.bfloat16)
 
 
@@ -69,8 +73,8 @@ def ratios(pairs: list[tuple[float, float]]) -> dict:
 
 def pictures(n: int, side: int = 28, classes: int = 2) -> data.Split:
     """Random images: speed does not depend on what they show."""
-    source = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=source)
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=rng)
     return data.Split(images, torch.arange(n) % classes)
 
 
@@ -85,32 +89,28 @@ class Digits:
         self.teacher = classifier.build(10, 1, 16, 8, 0).to(DEVICE)
         self.augment = classifier.Augmentation.for_dataset(self.ds.info, 8, 0.25)
         train, val = self.ds.train.to(DEVICE), self.ds.val.to(DEVICE)
-        classifier.fit(
-            self.teacher, lambda e: train, val, epochs=2 if quick else 40, augment=self.augment, seed=0,
-            batch=64, lr=0.1, weight_decay=5e-4,
-        )  # fmt: skip
+        training = classifier.Training(RECIPE, 2 if quick else 40, self.augment)
+        classifier.fit(self.teacher, lambda e: train, val, training, seed=0)
         sizes = {"width": budget.width, "levels": budget.levels, "layers": budget.layers, "fold": budget.fold}
         self.model = generator.build(10, self.ds.train.images, **sizes, seed=0).to(DEVICE)
         self.reference = generator.build(10, self.ds.train.images, **sizes, seed=0).unet.to(DEVICE)
-        usual = {"batch": 128, "ema_decay": 0.995, "label_dropout": 0.1, "hflip": False, "vflip": False, "seed": 0}
         share = 0.05 if quick else 1
-        both = (self.ds.train.images, self.ds.train.labels)
-        generator.fit(self.model, *both, steps=int(share * budget.steps), lr=budget.lr, **usual)
+        painting = replace(PAINTING, steps=int(share * budget.steps), lr=budget.lr)
+        generator.fit(self.model, self.ds.train, painting, seed=0)
         self.few = generator.Generator(**(self.model.config | {"consistency": True})).to(DEVICE)
         self.few.load_state_dict(self.model.state_dict())
-        steps = int(share * budget.few_steps)
-        generator.fit(self.few, *both, steps=steps, lr=budget.few_lr, loss_function=consistency.loss, **usual)
+        leaping = replace(PAINTING, steps=int(share * budget.few_steps), lr=budget.few_lr)
+        generator.fit(self.few, self.ds.train, leaping, seed=0, loss_function=consistency.loss)
         arrays = (self.ds.train.images.numpy(), self.ds.train.labels.numpy())
         # Twice our steps: the reference has no EMA and needs longer to the same images.
         reference.train_diffusion(self.reference, *arrays, steps=int(2 * share * budget.steps), batch=128, fold=2)
 
     def cas(self, images: torch.Tensor, labels: torch.Tensor, students: int) -> float:
         made, found = data.Split(images, labels).to(DEVICE), []
+        training = classifier.Training(RECIPE, 15, self.augment, self.teacher)
         for k in range(students):
-            model, _ = recycling.train_student(
-                RECIPE, lambda epoch: made, None, classes=10, channels=1, epochs=15, seed=k,
-                augment=self.augment, teacher=self.teacher, device=DEVICE,
-            )  # fmt: skip
+            model = classifier.build(10, 1, RECIPE.width, RECIPE.depth, k).to(DEVICE)
+            classifier.fit(model, lambda epoch: made, None, training, seed=k)
             found.append(classifier.accuracy(model, self.ds.val))
         return statistics.mean(found)
 
@@ -161,11 +161,11 @@ def case_generator(quick: bool) -> list[dict]:
     ours = generator.build(2, split.images, **sizes, seed=0).to(DEVICE)
     theirs = generator.build(2, split.images, **sizes, seed=0).unet.to(DEVICE)
     steps = 3 if quick else 10
-    usual = {"batch": 128, "ema_decay": 0.995, "label_dropout": 0.1, "hflip": True, "vflip": False, "seed": 0}
+    training = replace(PAINTING, steps=steps, hflip=True)
     arrays = (split.images.numpy(), split.labels.numpy())
     found = compare(
         lambda: reference.train_diffusion(theirs, *arrays, steps=steps, batch=128, fold=2),
-        lambda: generator.fit(ours, split.images, split.labels, steps=steps, lr=1e-3, **usual),
+        lambda: generator.fit(ours, split, training, seed=0),
         2 if quick else 5,
     )
     rate = achieved(ours, found["ours"] / steps)
@@ -182,11 +182,11 @@ def case_compile(quick: bool) -> list[dict]:
     split = pictures(512)
     model = generator.build(2, split.images, width=64, levels=2, layers=1, fold=2, seed=0).to(DEVICE)
     clean, labels = model.encode(split.images[:128].to(DEVICE)), split.labels[:128].to(DEVICE)
-    source = torch.Generator(device=DEVICE).manual_seed(0)
+    rng = torch.Generator(device=DEVICE).manual_seed(0)
     network = precision.compiled(model, (clean, torch.ones(128, device=DEVICE), labels), steps=10**12)
 
     def step(used):
-        generator.edm_loss(used, model, clean, labels, 0.0, source).backward()
+        generator.edm_loss(used, model, clean, labels, 0.0, rng).backward()
         model.zero_grad(set_to_none=True)
 
     step(model)
@@ -207,7 +207,7 @@ def case_precision(quick: bool) -> list[dict]:
     network = classifier.build(2, 1, 16, 14, 0).to(DEVICE, memory_format=torch.channels_last)
     inputs = classifier.normalise(split.images.to(DEVICE)).contiguous(memory_format=torch.channels_last)
     clean, labels = model.encode(split.images[:16].to(DEVICE)), split.labels.to(DEVICE)
-    source = torch.Generator(device=DEVICE).manual_seed(0)
+    rng = torch.Generator(device=DEVICE).manual_seed(0)
 
     def classify(kind: torch.dtype) -> torch.Tensor:
         with torch.autocast(DEVICE, dtype=kind, enabled=kind is KINDS[1]):
@@ -217,7 +217,7 @@ def case_precision(quick: bool) -> list[dict]:
     def denoise(kind: torch.dtype) -> torch.Tensor:
         chosen = torch.autocast(DEVICE, dtype=kind, enabled=kind is KINDS[1])
         with mock.patch.object(generator, "autocast", return_value=chosen):
-            return generator.edm_loss(model, model, clean, labels[:16], 0.0, source)
+            return generator.edm_loss(model, model, clean, labels[:16], 0.0, rng)
 
     rows = []
     for name, loss in (("Generator, batch 16", denoise), ("ResNet-14 of width 16, batch 64", classify)):
@@ -251,11 +251,10 @@ def case_epoch(quick: bool) -> list[dict]:
     split, batch = pictures(1024), 128
     ours, theirs = (classifier.build(2, 1, 16, 14, 0).to(DEVICE) for _ in range(2))
     on_device, val = split.to(DEVICE), pictures(64).to(DEVICE)
-    augment = classifier.Augmentation(3, True, False, 0.25)
-    options = {"batch": batch, "lr": 0.1, "weight_decay": 5e-4, "augment": augment, "seed": 0}
+    training = classifier.Training(replace(RECIPE, batch=batch), 1, AUGMENT)
     found = compare(
         lambda: reference.train_classifier(theirs, split.images.numpy(), split.labels.numpy(), epochs=1, batch=batch),
-        lambda: classifier.fit(ours, lambda epoch: on_device, val, epochs=1, **options),
+        lambda: classifier.fit(ours, lambda epoch: on_device, val, training, seed=0),
         2 if quick else 5,
     )
     goal = {"cpu": ">= 1.2", "cuda": ">= 5"}[DEVICE]
@@ -268,12 +267,12 @@ def student(few, teacher, n: int, period: int | None, epochs: int, side: int = 2
     counts = np.array([n - n // 2, n // 2])
     val = pictures(64, side).to(DEVICE)
 
+    training = classifier.Training(replace(RECIPE, depth=depth, batch=128), epochs, AUGMENT, teacher)
+
     def work():
-        stream = recycling.SyntheticStream(few, recycling.Knobs(steps=1), counts, seed=0, period=period, device=DEVICE)
-        recycling.train_student(
-            RECIPE | {"depth": depth, "batch": 128}, stream, val, classes=2, channels=1, epochs=epochs, seed=0,
-            teacher=teacher, augment=classifier.Augmentation(3, True, False, 0.25), device=DEVICE,
-        )  # fmt: skip
+        stream = recycling.SyntheticStream(few, recycling.Knobs(steps=1), counts, seed=0, period=period)
+        network = classifier.build(2, 1, RECIPE.width, depth, 0).to(DEVICE)
+        classifier.fit(network, stream, val, training, seed=0)
 
     return work
 
@@ -294,21 +293,20 @@ def case_gkd(quick: bool) -> list[dict]:
 
 def case_shadows(quick: bool) -> list[dict]:
     split, count = pictures(512), 8
-    on_device, augment = split.to(DEVICE), classifier.Augmentation(3, True, False, 0.25)
-    options = {"epochs": 1 if quick else 3, "batch": 64, "lr": 0.1, "weight_decay": 5e-4, "augment": augment}
+    on_device, training = split.to(DEVICE), classifier.Training(RECIPE, 1 if quick else 3, AUGMENT)
 
     def networks():
         return [classifier.build(2, 1, 16, 8, k).to(DEVICE) for k in range(count)]
 
     def singly():
         for k, network in enumerate(networks()):
-            classifier.fit(network, lambda epoch: on_device, None, seed=k, **options)
+            classifier.fit(network, lambda epoch: on_device, None, training, seed=k)
 
-    def stacked():
-        stacked.fit(networks(), [lambda epoch: on_device] * count, seeds=range(count), **options)
+    def side_by_side():
+        stacked.fit(networks(), [lambda epoch: on_device] * count, training, seeds=range(count))
 
     goal = {"cpu": "report", "cuda": ">= 3"}[DEVICE]
-    found, note = compare(singly, stacked, 2 if quick else 3), "ResNet-8 of width 16, 512 images 28x28"
+    found, note = compare(singly, side_by_side, 2 if quick else 3), "ResNet-8 of width 16, 512 images 28x28"
     rows = [{"case": "8 shadows: one by one / stacked (vmap)", "goal": goal, **found, "note": note}]
     return rows + ([] if DEVICE == "cuda" else search_rows(quick))
 
@@ -318,8 +316,8 @@ def search_rows(quick: bool) -> list[dict]:
     digits = data.load("digits")
     teacher = classifier.build(10, 1, 16, 8, 0)
     model = generator.build(10, digits.train.images, width=64, levels=1, layers=1, fold=2, seed=0)
-    shared = {"teacher": teacher, "recipe": RECIPE, "counts": np.full(10, 100), "epochs": 5 if quick else 15}
-    shared |= {"period": 10, "augment": classifier.Augmentation(1), "seed": 0}
+    training = classifier.Training(RECIPE, 5 if quick else 15, classifier.Augmentation(1), teacher)
+    shared = {"training": training, "counts": np.full(10, 100), "period": 10, "seed": 0}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "g.safetensors"
         generator.save(model, path)

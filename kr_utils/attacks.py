@@ -88,9 +88,12 @@ def per_class_offsets(
     -------
     members, non_members : shifted scores, positive where the attack says "member"
     """
+    # Two halves at random
     rng = np.random.default_rng(seed)
     fold_m, fold_n = rng.permutation(len(members)) % 2, rng.permutation(len(non_members)) % 2
     out_m, out_n = np.array(members, dtype=float), np.array(non_members, dtype=float)
+
+    # Each is attacked with thresholds from the other
     for fold in (0, 1):
         known_m, known_n = fold_m != fold, fold_n != fold
         common = best_threshold(members[known_m], non_members[known_n])
@@ -133,9 +136,9 @@ def audit(scored: dict[str, tuple[np.ndarray, np.ndarray]], seed: int = 0, draws
     """
     rows = {}
     for name, (members, non_members) in scored.items():
-        low, high = np.clip(
-            metrics.bootstrap_auc(members, non_members, seed, draws), 0, 1
-        ).tolist()  # sums of 1/n can pass 1 by 1e-15
+        # Clipped: sums of 1/n can pass 1 by 1e-15
+        low, high = np.clip(metrics.bootstrap_auc(members, non_members, seed, draws), 0, 1).tolist()
+
         rows[name] = {
             "auc": metrics.attack_auc(members, non_members),
             "auc_low": low,
@@ -185,15 +188,20 @@ def negative_control(
     -------
     attack -> auc (mean over draws), auc_error (its standard error), auc_low, auc_high (95 % of draws)
     """
+    # All images in one pot
     rng = np.random.default_rng(seed)
     logits, labels = np.concatenate([member_logits, other_logits]), np.concatenate([member_labels, other_labels])
     m, aucs = len(member_labels), {name: [] for name in ATTACKS}
+
+    # Memberships drawn anew, every attack fitted anew
     for k in range(draws):
         order = rng.permutation(len(labels))
         inside, outside = order[:m], order[m:]
         scored = attack(logits[inside], labels[inside], logits[outside], labels[outside], seed + k)
         for name, pair in scored.items():
             aucs[name].append(_rank_auc(*pair))
+
+    # Mean and range over draws
     out = {}
     for name, values in aucs.items():
         low, high = np.quantile(values, [0.025, 0.975])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -64,6 +64,8 @@ class ResNet(nn.Module):
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth is {depth}; a CIFAR ResNet has 6n + 2 layers: 8, 14, 20, ...")
         self.config = {"classes": classes, "channels": channels, "width": width, "depth": depth}
+
+        # Stem, then three stages that halve the sides and double the channels
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         inputs = width
         for stage in range(3):
@@ -71,6 +73,8 @@ class ResNet(nn.Module):
                 outputs = width * 2**stage
                 layers.append(Block(inputs, outputs, 2 if stage > 0 and block == 0 else 1))
                 inputs = outputs
+
+        # Mean over the image, then one linear layer
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(inputs, classes)
 
@@ -92,6 +96,27 @@ def normalise(images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """Network and optimiser of the real training; every Student follows it, so that only images and labels differ.
+
+    width, depth : of the `ResNet`; batch : images per step; lr : the schedule's highest learning rate
+    weight_decay : of SGD; erase : probability of random erasing, 0 to 1 (see `Augmentation`)
+    """
+
+    width: int
+    depth: int
+    batch: int
+    lr: float
+    weight_decay: float
+    erase: float = 0.0
+
+    @classmethod
+    def from_budget(cls, budget: dict) -> Recipe:
+        """The recipe in the Teacher's budget, given as a dict (as its manifest stores it)."""
+        return cls(**{field.name: budget[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """Label-keeping changes, drawn anew for every image of a batch.
 
@@ -109,13 +134,13 @@ class Augmentation:
         """What this dataset's labels survive; the shift is an eighth of the side (4 pixels at 32)."""
         return cls(max(1, size // 8), info.hflip, info.vflip, erase)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment uint8 [N, C, H, W] in whole-batch tensor operations; every random number from `generator`."""
+    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Augment uint8 [N, C, H, W] in whole-batch tensor operations; every random number from `rng`."""
         n, _, height, width = images.shape
         device = images.device
 
         def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=device)
+            return torch.rand(shape, generator=rng, device=device)
 
         # One gather does the crop and both flips: for every image, which source row and column to read.
         side = 2 * self.shift + 1
@@ -129,19 +154,53 @@ class Augmentation:
         if self.shift:
             rows = rows + (uniform(n, 1) * side).long()
             columns = columns + (uniform(n, 1) * side).long()
+
+        # Read all pixels at once
         index = torch.arange(n, device=device)[:, None, None]
         out = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+        # Random erasing: one grey rectangle
         if self.erase:
             area = (0.02 + 0.23 * uniform(n)) * height * width
             aspect = torch.exp((uniform(n) * 2 - 1) * 1.2)  # 0.3 to 3.3
             tall, wide = (area * aspect).sqrt(), (area / aspect).sqrt()
             top, left = uniform(n) * (height - tall), uniform(n) * (width - wide)
+
+            # Which pixels lie in it, and which images have one
             y, x = torch.arange(height, device=device), torch.arange(width, device=device)
             in_rows = (y >= top[:, None]) & (y < (top + tall)[:, None])
             in_columns = (x >= left[:, None]) & (x < (left + wide)[:, None])
             hit = (uniform(n) < self.erase)[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
             out = out.masked_fill(hit[:, None], 127)
         return out
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a classifier is trained, whatever its images: the same object for Teacher, short Students and Student.
+
+    recipe : network and optimiser; epochs : over the training set, >= 1; augment : applied to every batch
+    teacher : if given, targets are its softmax at `temperature`, computed on the augmented batch (GKD), mixed with
+        the one-hot label at `hard_weight`
+    temperature : T > 0 of the soft labels; hard_weight : share of the hard-label loss, 0 to 1
+    """
+
+    recipe: Recipe
+    epochs: int
+    augment: Augmentation
+    teacher: nn.Module | None = None
+    temperature: float = 1.0
+    hard_weight: float = 0.0
+
+
+def epochs_within(epochs: int, images: int, *, batch: int, most_steps: int) -> int:
+    """Epochs over so many training images: `epochs`, or as many as `most_steps` steps allow, at least one.
+
+    most_steps : optimiser steps, each of `batch` images; 0 is no limit
+    """
+    if not most_steps:
+        return epochs
+    return max(1, min(epochs, most_steps // max(1, images // batch)))
 
 
 @torch.inference_mode()
@@ -185,16 +244,9 @@ def fit(
     model: nn.Module,
     epoch_data: Callable[[int], Split],
     val: Split | None,
+    training: Training,
     *,
-    epochs: int,
-    batch: int,
-    lr: float,
-    weight_decay: float,
-    augment: Augmentation,
     seed: int,
-    teacher: nn.Module | None = None,
-    temperature: float = 1.0,
-    hard_weight: float = 0.0,
     on_epoch: Callable[[dict], None] | None = None,
     state: resume.State | None = None,
 ) -> list[dict]:
@@ -209,8 +261,8 @@ def fit(
     epoch_data : epoch number -> its training images. A fixed set returns itself; a regenerating stream returns new
         images when their time has come (its `state_dict` is saved too)
     val : real validation images; the only images that choose anything. None: the last epoch is kept
-    teacher : if given, targets are its softmax at `temperature`, computed on the augmented batch (GKD), mixed with
-        the one-hot label at `hard_weight` in [0, 1]
+    training : recipe, epochs, augmentation and, for soft labels, the Teacher
+    seed : of the images' order and their augmentation
     on_epoch : called with each history row
     state : where to save and go on from if the process was killed; None saves nothing
 
@@ -220,34 +272,31 @@ def fit(
         val_accuracy, kept (bool; the weights are those of the last epoch where it is true)
     """
     device = next(model.parameters()).device
-    generator = torch.Generator(device=device).manual_seed(seed)
+    rng = torch.Generator(device=device).manual_seed(seed)
+    recipe, epochs = training.recipe, training.epochs
+
     # A stream knows its size: a Student late in its training need not have its first set drawn again.
     size = epoch_data.size if hasattr(epoch_data, "size") else len(epoch_data(0))
-    batches = max(1, size // batch)
-    optimiser, schedule = sgd(model.parameters(), lr, weight_decay, epochs * batches)
+    batches = max(1, size // recipe.batch)
+    optimiser, schedule = sgd(model.parameters(), recipe.lr, recipe.weight_decay, epochs * batches)
     model.to(memory_format=torch.channels_last)
-    parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "generator": generator}
+
+    # Go on from the saved state, or begin
+    parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "rng": rng}
     parts |= {"stream": epoch_data} if hasattr(epoch_data, "state_dict") else {}
     start = {"epoch": 0, "batch": 0, "order": None, "total": None, "best": 0.0, "kept": None}
     at = resume.restore(state, parts, **start, history=[])
+
     while at.epoch < epochs:
         data = epoch_data(at.epoch)
         model.train()
         if at.order is None:
             at.total = torch.zeros((), device=device)
-            at.order = torch.randperm(len(data), generator=generator, device=device)
+            at.order = torch.randperm(len(data), generator=rng, device=device)
+
+        # One step per batch
         for index in at.order.tensor_split(batches)[at.batch :]:
-            images = augment(data.images[index], generator)
-            inputs = normalise(images).contiguous(memory_format=torch.channels_last)
-            labels = data.labels[index]
-            with autocast(device, inputs.shape[2]):
-                logits = model(inputs).to(inputs.dtype)
-                with torch.no_grad():
-                    teacher_logits = teacher(inputs).to(inputs.dtype) if teacher else None
-            if teacher is None:
-                loss = F.cross_entropy(logits, labels)
-            else:
-                loss = gkd_loss(logits, teacher_logits, labels, temperature, hard_weight)
+            loss = _loss(model, training, data.images[index], data.labels[index], rng)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -255,6 +304,8 @@ def fit(
             at.total += loss.detach()
             at.batch += 1
             resume.offer(state, parts, at)
+
+        # Look at validation; the latest of the good epochs is kept
         row = {"epoch": at.epoch + 1, "steps": (at.epoch + 1) * batches, "lr": schedule.get_last_lr()[0]}
         row["train_loss"] = at.total.item() / batches
         if val is not None:
@@ -264,15 +315,31 @@ def fit(
             row["kept"] = row["val_accuracy"] >= at.best - 2 * error
             if row["kept"]:
                 at.kept = copy.deepcopy(model.state_dict())
+
+        # End of the epoch
         at.history.append(row)
         if on_epoch:
             on_epoch(row)
         at.epoch, at.batch, at.order = at.epoch + 1, 0, None
         resume.offer(state, parts, at, now=at.epoch == epochs)
+
     if at.kept is not None:
         model.load_state_dict(at.kept)
     model.eval()
     return at.history
+
+
+def _loss(model: nn.Module, training: Training, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+    """The loss of one batch, uint8 [N, C, H, W] and int64 [N]: GKD's if there is a Teacher, else cross-entropy."""
+    inputs = normalise(training.augment(images, rng)).contiguous(memory_format=torch.channels_last)
+    teacher = training.teacher
+    with autocast(inputs.device, inputs.shape[2]):
+        logits = model(inputs).to(inputs.dtype)
+        with torch.no_grad():
+            teacher_logits = teacher(inputs).to(inputs.dtype) if teacher else None
+    if teacher is None:
+        return F.cross_entropy(logits, labels)
+    return gkd_loss(logits, teacher_logits, labels, training.temperature, training.hard_weight)
 
 
 def validate(model: nn.Module, val: Split) -> dict:

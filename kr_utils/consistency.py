@@ -32,19 +32,23 @@ def loss(
     clean: Tensor,
     labels: Tensor,
     progress: float,
-    source: torch.Generator,
+    rng: torch.Generator,
 ) -> Tensor:
     """The consistency loss, for `generator.fit`: distance of D at t to D at r (held fixed), divided by t - r."""
+    # Two levels t > r of one path: the same image, the same noise
     device = clean.device
-    t = torch.exp(P_MEAN + P_STD * torch.randn(len(clean), generator=source, device=device))
+    t = torch.exp(P_MEAN + P_STD * torch.randn(len(clean), generator=rng, device=device))
     t = t.clamp(generator.SIGMA_MIN, generator.SIGMA_MAX)
     r = nearer(t, progress)
-    noise = torch.randn(clean.shape, generator=source, device=device)
+    noise = torch.randn(clean.shape, generator=rng, device=device)
+
+    # Where the path ends, seen from r (held fixed) and from t
     with torch.no_grad():
         near = clean + r.view(-1, 1, 1, 1) * noise  # at r = 0 the image itself, which `denoised` returns unchanged
         target = model.denoised(near, r, network(near, r.clamp_min(1e-3), labels))
     noisy = clean + t.view(-1, 1, 1, 1) * noise
     found = model.denoised(noisy, t, network(noisy, t, labels))
+
     distance = ((found - target).pow(2).flatten(1).sum(1) + 1e-8).sqrt()  # not squared: robust to what cannot be known
     return (distance / (t - r)).mean()
 

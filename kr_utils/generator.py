@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kr_utils import resume
+from kr_utils.data import Split
 from kr_utils.precision import autocast, compiled
 
 # Training noise levels are log-normal with these parameters (EDM, table 1).
@@ -69,9 +71,12 @@ class Generator(torch.nn.Module):
             "consistency": consistency,
         }
         self.classes, self.shape, self.fold, self.sigma_data = classes, tuple(shape), fold, sigma_data
+
+        # As many levels as the sides can be halved for
         sizes, usable = (height // fold, side // fold), 1
         while usable < levels and sizes[0] % 2 == sizes[1] % 2 == 0 and min(sizes) > 4:
             sizes, usable = (sizes[0] // 2, sizes[1] // 2), usable + 1
+
         self.unet = UNet2DModel(
             sample_size=None,
             in_channels=channels * fold**2,
@@ -128,19 +133,51 @@ def build(classes: int, images: Tensor, *, width: int, levels: int, layers: int,
         return Generator(classes, (channels, height, side), width, levels, layers, fold, sigma_data)
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a Generator is trained, whatever its images.
+
+    steps : optimiser steps; batch : images per step; lr : learning rate after the warm-up
+    ema_decay : of the moving average of the weights, per step, in [0, 1)
+    label_dropout : probability that a training image loses its label (classifier-free guidance, Ho & Salimans 2022)
+    hflip, vflip : mirror training images with probability 1/2
+    checkpoints : how many EMA checkpoints are handed out, equally spaced
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    ema_decay: float
+    label_dropout: float
+    hflip: bool = False
+    vflip: bool = False
+    checkpoints: int = 1
+
+
+def steps_for(steps: int, images: int, *, batch: int, passes: int = 0, most_steps: int = 0) -> int:
+    """Steps on so many training images: `steps`, or the more that `passes` over them ask for, up to `most_steps`.
+
+    batch : images per step; most_steps : limits what the passes ask for, 0 is no limit
+    """
+    wanted = passes * images // batch
+    return max(steps, min(wanted, most_steps or wanted))
+
+
 def edm_loss(
-    network: Callable, model: Generator, clean: Tensor, labels: Tensor, progress: float, generator: torch.Generator
+    network: Callable, model: Generator, clean: Tensor, labels: Tensor, progress: float, rng: torch.Generator
 ) -> Tensor:
     """EDM's eq. 8 for folded images [N, C, H, W]: with its weighting lambda(sigma), the mean squared error of the raw
     network output against its own target, equal for all noise levels.
 
     network : `model`, perhaps compiled; progress : share of the training that is done, unused here
     """
+    # A noise level per image (EDM, table 1)
     device = clean.device
-    sigma = torch.exp(P_MEAN + P_STD * torch.randn(len(clean), generator=generator, device=device))
-    noise = torch.randn(clean.shape, generator=generator, device=device)
+    sigma = torch.exp(P_MEAN + P_STD * torch.randn(len(clean), generator=rng, device=device))
+    noise = torch.randn(clean.shape, generator=rng, device=device)
     spread = sigma.view(-1, 1, 1, 1)
     noisy = clean + spread * noise
+
     # What F must be for the denoised image c_skip * noisy + c_out * F to equal the clean one.
     scale = (spread**2 + model.sigma_data**2).sqrt()
     target = (clean - noisy * (model.sigma_data / scale) ** 2) * scale / (spread * model.sigma_data)
@@ -154,33 +191,25 @@ def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
 
 def fit(
     model: Generator,
-    images: Tensor,
-    labels: Tensor,
+    split: Split,
+    training: Training,
     *,
-    steps: int,
-    batch: int,
-    lr: float,
-    ema_decay: float,
-    label_dropout: float,
-    hflip: bool,
-    vflip: bool,
     seed: int,
-    checkpoints: int = 1,
     loss_function: Callable = edm_loss,
     on_step: Callable[[dict], None] | None = None,
     on_checkpoint: Callable[[int, Generator], None] | None = None,
     state: resume.State | None = None,
 ) -> list[dict]:
-    """Train in place on uint8 images [N, C, H, W]; `model` ends with the EMA weights.
+    """Train in place on the images of `split`; `model` ends with the EMA weights.
 
     Parameters
     ----------
-    label_dropout : probability that a training image loses its label (classifier-free guidance,
-        Ho & Salimans 2022)
-    hflip, vflip : mirror training images with probability 1/2
-    checkpoints : how many EMA checkpoints are handed to `on_checkpoint(step, model)`, equally spaced
+    split : training images uint8 [N, C, H, W] and their labels int64 [N]
+    training : steps, batch, learning rate, EMA, label dropout, mirroring, number of checkpoints
+    seed : of every random number of the training; the initial weights have theirs from `build`
     loss_function : `edm_loss`, or another objective with its arguments
     on_step : called about 20 times with {step, loss (mean since the last call)}
+    on_checkpoint : called with each checkpoint's step and the model in eval mode, with its EMA weights
     state : where to save and go on from if the process was killed; None saves nothing
 
     Returns
@@ -188,30 +217,42 @@ def fit(
     history : the rows given to `on_step`
     """
     device = next(model.parameters()).device
-    generator = torch.Generator(device=device).manual_seed(seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    rng = torch.Generator(device=device).manual_seed(seed)
+    steps, batch = training.steps, training.batch
+
+    # Optimiser, warm-up, moving average of the weights
+    optimiser = torch.optim.AdamW(model.parameters(), lr=training.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     warmup = min(200, max(1, steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / warmup))
-    ema = EMAModel(model.parameters(), decay=ema_decay, foreach=True)
-    keep, report = set(checkpoint_steps(steps, checkpoints)), max(1, steps // 20)
-    data = model.encode(images.to(device))
-    labels = labels.to(device)
+    ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
+    keep, report = set(checkpoint_steps(steps, training.checkpoints)), max(1, steps // 20)
+
+    # Folded images, and the network, compiled where that pays
+    data, labels = model.encode(split.images.to(device)), split.labels.to(device)
     model.train().to(memory_format=torch.channels_last)
     sizes = (data[:1].expand(batch, *data.shape[1:]), torch.ones(batch, device=device))
     network = compiled(model, (*sizes, labels[:1].expand(batch)), steps)
-    parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "generator": generator, "ema": ema}
+
+    # Go on from the saved state, or begin
+    parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "rng": rng, "ema": ema}
     at = resume.restore(state, parts, step=0, history=[], running=torch.zeros((), device=device), since=0)
+
     for step in range(at.step + 1, steps + 1):
-        index = torch.randint(len(data), (batch,), generator=generator, device=device)
-        clean = _mirror(data[index], model.fold, hflip, vflip, generator)
-        drop = torch.rand(batch, generator=generator, device=device) < label_dropout
+        # A batch: mirrored, some labels dropped
+        index = torch.randint(len(data), (batch,), generator=rng, device=device)
+        clean = _mirror(data[index], model.fold, training.hflip, training.vflip, rng)
+        drop = torch.rand(batch, generator=rng, device=device) < training.label_dropout
         given = torch.where(drop, model.classes, labels[index])
-        loss = loss_function(network, model, clean, given, (step - 1) / steps, generator)
+
+        # One step, and the average follows
+        loss = loss_function(network, model, clean, given, (step - 1) / steps, rng)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
         ema.step(model.parameters())
+
+        # Report, hand out a checkpoint, save the state
         at.step, at.running, at.since = step, at.running + loss.detach(), at.since + 1
         if step % report == 0 or step == steps:
             at.history.append({"step": step, "loss": (at.running / at.since).item()})
@@ -219,23 +260,29 @@ def fit(
             if on_step:
                 on_step(at.history[-1])
         if step in keep and on_checkpoint:
-            ema.store(model.parameters())
-            ema.copy_to(model.parameters())
-            model.eval()
-            on_checkpoint(step, model)
-            model.train()
-            ema.restore(model.parameters())
+            _hand_out(model, ema, step, on_checkpoint)
         resume.offer(state, parts, at, now=step == steps)
+
     ema.copy_to(model.parameters())
     model.eval()
     return at.history
 
 
-def _mirror(latents: Tensor, fold: int, hflip: bool, vflip: bool, generator: torch.Generator) -> Tensor:
+def _hand_out(model: Generator, ema: EMAModel, step: int, on_checkpoint: Callable[[int, Generator], None]) -> None:
+    """Call `on_checkpoint` while `model` is in eval mode and has the averaged weights; then the training goes on."""
+    ema.store(model.parameters())
+    ema.copy_to(model.parameters())
+    model.eval()
+    on_checkpoint(step, model)
+    model.train()
+    ema.restore(model.parameters())
+
+
+def _mirror(latents: Tensor, fold: int, hflip: bool, vflip: bool, rng: torch.Generator) -> Tensor:
     """Mirror folded images with probability 1/2 each way (unfolded for it: folding puts columns in channels)."""
     for wanted, axis in ((hflip, 3), (vflip, 2)):
         if wanted:
-            flip = torch.rand(len(latents), generator=generator, device=latents.device) < 0.5
+            flip = torch.rand(len(latents), generator=rng, device=latents.device) < 0.5
             pixels = F.pixel_shuffle(latents, fold)
             pixels = torch.where(flip[:, None, None, None], pixels.flip(axis), pixels)
             latents = F.pixel_unshuffle(pixels, fold)

@@ -1,11 +1,10 @@
-"""Panels for the live notebook (ipywidgets) with a static twin for executed copies, and progress lines.
+"""Panels for the live notebook (ipywidgets) with a static twin for executed copies.
 
 A panel shows what is already computed or samples a few images; it never trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -17,45 +16,6 @@ from kr_utils import attacks, plots
 
 if TYPE_CHECKING:
     from kr_utils import generator
-
-
-def progress(total: int, what: str, interactive: bool) -> Callable[[dict], None]:
-    """A callback for `on_epoch`, `on_step` and the like: a tqdm bar if live, else one plain line per call.
-
-    It takes a dict whose numbers are printed; the first key (epoch or step) counts towards `total`.
-    """
-    if not interactive:
-
-        def line(row: dict) -> None:
-            print(f"{what} {_plain(row, total)}", flush=True)
-
-        return line
-    from tqdm.auto import tqdm
-
-    bar = tqdm(total=total, desc=what)
-
-    def update(row: dict) -> None:
-        key = next(iter(row))
-        bar.set_postfix_str(_plain({k: v for k, v in row.items() if k != key}, None), refresh=False)
-        bar.update((row[key] if isinstance(row[key], int) else bar.n + 1) - bar.n)
-        if bar.n >= total:
-            bar.close()
-
-    return update
-
-
-def _plain(row: dict, total: int | None) -> str:
-    words = []
-    for k, (key, value) in enumerate(row.items()):
-        if k == 0 and total is not None and isinstance(value, int):
-            words.append(f"{key} {value}/{total}")
-        elif isinstance(value, float):
-            words.append(f"{key} {value:.4g}")
-        elif isinstance(value, bool):
-            words += [key] if value else []
-        elif isinstance(value, (int, str)):
-            words.append(f"{key} {value}")
-    return "  ".join(words)
 
 
 def sample_grid(
@@ -70,6 +30,7 @@ def sample_grid(
 
 def sampler_panel(model: generator.Generator, class_names: tuple[str, ...], interactive: bool, seed: int = 0) -> None:
     """Sample the Generator: class, guidance, solver steps, churn. Static twin: three settings, one above the other."""
+    # Static twin
     if not interactive:
         settings = [(1.0, 3), (1.0, 12), (3.0, 12)]
         _, axes = plt.subplots(len(settings), 1, figsize=(5, 0.9 * len(settings) + 0.4), squeeze=False)
@@ -81,12 +42,14 @@ def sampler_panel(model: generator.Generator, class_names: tuple[str, ...], inte
         return
     import ipywidgets as widgets
 
+    # Knobs
     picture = widgets.Output()
     label = widgets.Dropdown(options=[(name, k) for k, name in enumerate(class_names)], description="class")
     guidance = widgets.FloatSlider(1.0, min=0.5, max=6, step=0.5, description="guidance", continuous_update=False)
     steps = widgets.IntSlider(12, min=1, max=40, description="steps", continuous_update=False)
     churn = widgets.FloatSlider(0.0, min=0, max=20, step=2, description="churn", continuous_update=False)
 
+    # The picture follows the knobs
     def redraw(_=None) -> None:
         images = sample_grid(model, label.value, guidance.value, steps.value, churn.value, seed)
         with picture:
@@ -112,6 +75,7 @@ def threshold_panel(scored: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]],
     def middle(pair: tuple[np.ndarray, np.ndarray]) -> float:
         return float(np.median(np.concatenate(pair)))
 
+    # Static twin
     if not interactive:
         for title, by_attack in scored.items():
             figure = plots.score_histogram(*by_attack["loss"], middle(by_attack["loss"]), f"loss score, {title}")
@@ -120,12 +84,14 @@ def threshold_panel(scored: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]],
         return
     import ipywidgets as widgets
 
+    # Knobs
     picture = widgets.Output()
     model = widgets.Dropdown(options=list(scored), description="model")
     attack = widgets.Dropdown(options=[(attacks.TITLES[a], a) for a in attacks.ATTACKS], description="attack")
     # The slider moves over quantiles, for scores crowd near their maximum.
     quantile = widgets.FloatSlider(0.5, min=0, max=1, step=0.01, description="quantile", continuous_update=False)
 
+    # The picture follows the knobs
     def redraw(_=None) -> None:
         pair = scored[model.value][attack.value]
         level = float(np.quantile(np.concatenate(pair), quantile.value))

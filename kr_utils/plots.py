@@ -52,6 +52,7 @@ def class_grid(panels: dict[str, np.ndarray], labels: dict[str, np.ndarray], nam
 
     panels, labels : title -> images uint8 [N, C, H, W] and their labels [N]
     """
+    # Sizes
     classes = len(names)
     side = next(iter(panels.values())).shape[-1]
     # Between 0.22 and 0.5 inches an image, so that a few large classes and many small ones both fit a page.
@@ -59,7 +60,9 @@ def class_grid(panels: dict[str, np.ndarray], labels: dict[str, np.ndarray], nam
     figure, axes = plt.subplots(
         1, len(panels), figsize=(len(panels) * (per_class * inch + 0.3) + 1.2, classes * inch + 0.5), squeeze=False
     )
+
     for column, (axis, (title, images)) in enumerate(zip(axes[0], panels.items(), strict=True)):
+        # A row per class, filled up with white
         picked = []
         for k in range(classes):
             own = images[labels[title] == k][:per_class]
@@ -67,6 +70,8 @@ def class_grid(panels: dict[str, np.ndarray], labels: dict[str, np.ndarray], nam
             picked.append(np.concatenate([own, blank]))
         show_image(axis, tile(np.concatenate(picked), per_class))
         axis.set_title(title)
+
+        # Class names, once
         if column == 0:
             axis.set_yticks(np.arange(classes) * (side + 1) + side / 2, [_short(name) for name in names], fontsize=8)
             axis.tick_params(length=0)
@@ -94,6 +99,8 @@ def pipeline() -> Figure:
     figure, axis = plt.subplots(figsize=(9.6, 3.7))
     axis.set(xlim=(0, 12), ylim=(0, 4.9))
     axis.axis("off")
+
+    # Boxes: left, bottom, width, text, colour
     boxes = {
         "real": (0.1, 2.0, 1.5, "Real\nimages", "#E8E8E8"),
         "teacher": (2.5, 3.4, 1.9, "01 Teacher\nreal baseline", "#CFE3F3"),
@@ -109,6 +116,8 @@ def pipeline() -> Figure:
         axis.add_patch(FancyBboxPatch((x, y), width, 1.15, boxstyle="round,pad=0.06", fc=colour, ec="#444444", lw=1))
         axis.text(x + width / 2, y + 0.57, text, ha="center", va="center", fontsize=9)
         middle[key] = (x, x + width, y + 0.57)
+
+    # Arrows
     arrow = {"arrowstyle": "-|>", "color": "#444444", "lw": 1.3, "shrinkA": 5, "shrinkB": 5}
 
     def link(start: tuple, end: tuple, text: str = "", at: tuple = (0, 0), **style) -> None:
@@ -142,16 +151,21 @@ def curves(series: dict[str, tuple[list, list]], xlabel: str, ylabel: str, marks
 
 def confusion(matrix: np.ndarray, names: tuple[str, ...]) -> Figure:
     """Counts by true class (rows) and predicted class (columns), shaded by row share."""
+    # Shaded by the share of each row
     matrix = np.asarray(matrix)
     size = 1.8 + 0.42 * len(names)
     figure, axis = plt.subplots(figsize=(size + 0.8, size))
     axis.imshow(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
     axis.grid(False)
+
+    # Counts, where there is room
     if len(names) <= 20:
         for i, j in np.ndindex(*matrix.shape):
             if matrix[i, j]:
                 dark = matrix[i, j] > 0.5 * matrix[i].sum()
                 axis.text(j, i, matrix[i, j], ha="center", va="center", fontsize=8, color="white" if dark else "black")
+
+    # Axes
     short = [_short(name) for name in names]
     axis.set_xticks(range(len(names)), short, rotation=60, ha="right", fontsize=8)
     axis.set_yticks(range(len(names)), short, fontsize=8)
@@ -197,21 +211,28 @@ def bars(groups: list[str], series: dict[str, list[tuple[float, float, float]]],
     figure, axis = plt.subplots(figsize=(3.9 + 0.35 * len(series) * len(groups), 3.5))
     width = 0.8 / len(series)
     known = {TITLES[key]: COLOURS[key] for key in TITLES}
+
     for k, (name, values) in enumerate(series.items()):
+        # Bars of one series, beside those of the others
         value, low, high = 100 * np.array(values, dtype=float).T
         x = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
         style = {"color": known.get(name, f"C{k}"), "hatch": ("", "//", "..", "xx")[k % 4], "edgecolor": "white"}
         axis.bar(x, value, width * 0.92, label=name, **style)
+
+        # Whiskers, where the interval is known
         known_interval = np.isfinite(low)
         if known_interval.any():
             whiskers = np.array([value - low, high - value])[:, known_interval]
             options = {"fmt": "none", "ecolor": "black", "capsize": 3, "lw": 1.2}
             axis.errorbar(x[known_interval], value[known_interval], whiskers, **options)
+
+    # The axis is cut where all values are high
     lows = [v[1] if v[1] == v[1] else v[0] for values in series.values() for v in values]
     highs = [v[2] if v[2] == v[2] else v[0] for values in series.values() for v in values]
     if min(lows) > 0.2:
         axis.set_ylim(100 * min(lows) - 5, min(100.5, 100 * max(highs) + 3))
         ylabel += ", axis cut"
+
     axis.set_xticks(range(len(groups)), groups)
     axis.set(ylabel=ylabel)
     axis.set_title(title)
@@ -223,12 +244,16 @@ def roc(curves_: dict[str, tuple[np.ndarray, np.ndarray, str]], title: str) -> F
     """Attack ROC on log axes; name -> (scores of members, scores of non-members, key of `COLOURS`)."""
     figure, axis = plt.subplots(figsize=(4.6, 4.2))
     floor = 1.0
+
+    # A curve per model
     for k, (name, (members, non_members, key)) in enumerate(curves_.items()):
         fpr, tpr = metrics.roc(members, non_members)
         auc = metrics.attack_auc(members, non_members)
         floor = min(floor, 1 / len(non_members))
         style = ("-", "--", "-.", ":")[k % 4]
         axis.plot(fpr, tpr, style, color=COLOURS.get(key, key), label=f"{name}: AUC {auc:.3f}")
+
+    # Chance, and log axes from one non-member on
     line = np.geomspace(floor, 1, 50)
     axis.plot(line, line, color=COLOURS["chance"], lw=1, label="chance")
     axis.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
@@ -240,6 +265,8 @@ def roc(curves_: dict[str, tuple[np.ndarray, np.ndarray, str]], title: str) -> F
 def score_histogram(members: np.ndarray, non_members: np.ndarray, threshold: float, xlabel: str) -> Figure:
     """Scores of members and non-members, the attack's threshold between them, the rates it gives in the title."""
     figure, axis = plt.subplots(figsize=(5.6, 3.2))
+
+    # Both histograms on the same edges; the lowest hundredth is put into the first bin
     low, high = np.quantile(np.concatenate([members, non_members]), [0.01, 1])
     edges = np.linspace(low, high + 1e-9, 40)
     for scores, name, colour in (
@@ -247,6 +274,8 @@ def score_histogram(members: np.ndarray, non_members: np.ndarray, threshold: flo
         (non_members, "non-members", COLOURS["student"]),
     ):
         axis.hist(np.clip(scores, low, high), edges, density=True, histtype="step", lw=2, label=name, color=colour)
+
+    # The threshold and its rates
     axis.axvline(threshold, color="black", ls="--", lw=1.2)
     tpr, fpr = (members >= threshold).mean(), (non_members >= threshold).mean()
     axis.set(xlabel=xlabel, ylabel="density", yscale="log")
@@ -261,12 +290,16 @@ def utility_privacy(points: list[dict]) -> Figure:
     points : dicts with dataset, real and student, each (accuracy, auc) as fractions
     """
     figure, axis = plt.subplots(figsize=(5.6, 4.1))
+
+    # Real training, Student, and the way from one to the other
     for k, point in enumerate(points):
         (x0, y0), (x1, y1) = [(p[1], 100 * p[0]) for p in (point["real"], point["student"])]
         axis.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "color": "#999999"})
         axis.plot(x0, y0, MARKERS[k % 7], color=COLOURS["real"], markersize=9)
         axis.plot(x1, y1, MARKERS[k % 7], color=COLOURS["student"], markersize=9)
         axis.annotate(point["dataset"], (x1, y1), (4, 6), textcoords="offset points", fontsize=8)
+
+    # Chance, and the legend
     axis.axvline(0.5, color=COLOURS["chance"], lw=1, ls=":")
     for key in ("real", "student"):
         axis.plot([], [], "o", color=COLOURS[key], label=TITLES[key])

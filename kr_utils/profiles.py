@@ -26,7 +26,7 @@ class Teacher:
     width: int = 16  # channels of the first stage
     depth: int = 8  # layers, 6n + 2
     epochs: int = 40
-    most_steps: int = 4000  # optimiser steps: a large set gets fewer epochs (`epochs_within`); 0: no limit
+    most_steps: int = 4000  # optimiser steps: a large set gets fewer epochs (`classifier.epochs_within`); 0: none
     batch: int = 64
     lr: float = 0.1
     weight_decay: float = 5e-4
@@ -36,7 +36,7 @@ class Teacher:
 @dataclass(frozen=True)
 class Generator:
     steps: int = 600  # optimiser steps
-    passes: int = 0  # over the training set, at least: a large set gets more steps (`steps_for`)
+    passes: int = 0  # over the training set, at least: a large set gets more steps (`generator.steps_for`)
     most_steps: int = 0  # but not more than this; 0: no limit
     batch: int = 128
     lr: float = 2e-3
@@ -190,19 +190,6 @@ PROFILES: dict[str, Profile] = {
 }
 
 STAGES = tuple(f.name for f in dataclasses.fields(Profile))
-
-
-def epochs_within(teacher: Teacher, images: int) -> int:
-    """Epochs over so many training images: `teacher.epochs`, or as many as `most_steps` allows, at least one."""
-    if not teacher.most_steps:
-        return teacher.epochs
-    return max(1, min(teacher.epochs, teacher.most_steps // max(1, images // teacher.batch)))
-
-
-def steps_for(generator: Generator, images: int) -> int:
-    """Steps on so many training images: `generator.steps`, or the more that `passes` asks for, up to `most_steps`."""
-    wanted = generator.passes * images // generator.batch
-    return max(generator.steps, min(wanted, generator.most_steps or wanted))
 
 
 def budget(stage: str, profile: str, overrides: dict | None = None):

@@ -72,6 +72,7 @@ def synthesise(
     accepted : share of all drawn images that passed the filter (1.0 without one)
     draws : images drawn per image kept, 1 to `MAX_ROUNDS`
     """
+    # One attempt per image
     indices = np.arange(first, first + len(labels), dtype=np.int64)
     images = sampling.sample(model, labels, seed=seed, indices=indices, **knobs.sampler())
     if knobs.threshold <= 0:
@@ -83,17 +84,21 @@ def synthesise(
         probabilities = classifier.predict(teacher, pictures).softmax(1).cpu()
         return probabilities.gather(1, wanted[:, None])[:, 0]
 
+    # Draw again what the Teacher does not believe; the best attempt so far stays
     best = confidence(images, labels)
     drawn, passed = len(labels), int((best >= knobs.threshold).sum())
     for again in range(1, MAX_ROUNDS):
         missing = torch.nonzero(best < knobs.threshold)[:, 0]
         if len(missing) == 0:
             break
+
         # A far-away index is a new random number for the same slot, whatever was drawn before it.
         retry = indices[missing.numpy()] + again * 2**40
         wanted = labels[missing]
         fresh = sampling.sample(model, wanted, seed=seed, indices=retry, **knobs.sampler())
         found = confidence(fresh, wanted)
+
+        # Keep what is better
         better = found > best[missing]
         images[missing[better]], best[missing[better]] = fresh[better], found[better]
         drawn, passed = drawn + len(missing), passed + int((found >= knobs.threshold).sum())
@@ -109,8 +114,11 @@ class SyntheticStream:
 
     Parameters
     ----------
+    model : the Generator; the sets stay on its device
     counts : images per class and set, int [K]
     period : epochs between regenerations; None never regenerates
+    teacher : filters the images where the knobs have a threshold
+    on_set : called with each new set's number and the share of drawn images that passed the filter
     state : where a set that takes long to draw is saved on the way; None saves nothing
     """
 
@@ -123,14 +131,14 @@ class SyntheticStream:
         seed: int,
         period: int | None,
         teacher: classifier.ResNet | None = None,
-        device: str = "cpu",
         on_set: Callable[[int, float], None] | None = None,
         state: resume.State | None = None,
     ):
         if period is not None and period < 1:
             raise ValueError(f"period is {period}; the shortest regeneration period is 1 epoch")
         self.model, self.knobs, self.seed, self.period = model, knobs, seed, period
-        self.teacher, self.device, self.on_set, self.state = teacher, device, on_set, state
+        self.teacher, self.on_set, self.state = teacher, on_set, state
+        self.device = next(model.parameters()).device
         self.labels = torch.repeat_interleave(torch.arange(len(counts)), torch.as_tensor(counts))
         self.size = len(self.labels)
         self.sets: dict[int, Split] = {}
@@ -154,8 +162,10 @@ class SyntheticStream:
         n, state = len(self.labels), self.state and self.state.part(f"set{number}")
         for older in range(1, number) if state else ():  # the first is the one that is asked for again
             self.state.part(f"set{older}").clear()
+
+        # Chunk by chunk, from where a killed process was
         at = resume.restore(state, {}, images=[], passed=0, drawn=0)
-        chunk = CHUNK * sampling.BLOCK[torch.device(self.device).type]
+        chunk = CHUNK * sampling.BLOCK[self.device.type]
         for start in range(sum(map(len, at.images)), n, chunk):
             labels, first = self.labels[start : start + chunk], number * n + start
             made, rate, draws = synthesise(
@@ -178,45 +188,3 @@ class SyntheticStream:
     def fixed(self) -> Callable[[int], Split]:
         """The same first set for every epoch: the ablation's stream without regeneration."""
         return lambda epoch: self(0)
-
-
-def train_student(
-    recipe: dict,
-    stream: Callable[[int], Split],
-    val: Split | None,
-    *,
-    classes: int,
-    channels: int,
-    epochs: int,
-    augment: classifier.Augmentation,
-    seed: int,
-    teacher: classifier.ResNet | None,
-    temperature: float = 1.0,
-    hard_weight: float = 0.0,
-    device: str = "cpu",
-    on_epoch: Callable[[dict], None] | None = None,
-    state: resume.State | None = None,
-) -> tuple[classifier.ResNet, list[dict]]:
-    """A new Student, trained on `stream` alone; soft labels if a Teacher is given (GKD), hard ones if not.
-
-    recipe : the Teacher's own budget (width, depth, batch, lr, weight_decay), so that real and
-        synthetic training differ in the images and labels only
-    """
-    student = classifier.build(classes, channels, recipe["width"], recipe["depth"], seed).to(device)
-    history = classifier.fit(
-        student,
-        stream,
-        val,
-        epochs=epochs,
-        batch=recipe["batch"],
-        lr=recipe["lr"],
-        weight_decay=recipe["weight_decay"],
-        augment=augment,
-        seed=seed,
-        teacher=teacher,
-        temperature=temperature,
-        hard_weight=hard_weight,
-        on_epoch=on_epoch,
-        state=state,
-    )
-    return student, history

@@ -70,11 +70,14 @@ class State:
 
     def save(self, tree: dict) -> None:
         """Store a tree of dicts, lists, tuples, numbers, texts, tensors; a full disk costs the state, not the run."""
+        # The tree as JSON and tensors, with what tells whether it may be used
         started = time.monotonic()
         tensors: dict[str, Tensor] = {}
         text = json.dumps(_pack(tree, tensors))
         about = {"format": FORMAT, "key": self.key, "tree": text, "seconds": repr(self.seconds())}
         about["crc"] = str(_checksum(text, tensors))
+
+        # The newest file beside the one before
         number = max((int(path.stem) for path in self.files() if path.stem.isdigit()), default=0) + 1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

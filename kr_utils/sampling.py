@@ -15,7 +15,7 @@ from kr_utils import consistency, generator
 BLOCK = {"cpu": 64, "cuda": 1024}
 
 
-def noise_sources(seed: int, indices: Sequence[int]) -> list[np.random.Generator]:
+def noise_rngs(seed: int, indices: Sequence[int]) -> list[np.random.Generator]:
     """One counter-based random source per image: image i draws from key (seed, i) and from nothing else."""
     return [np.random.Generator(np.random.Philox(key=[seed, int(i)])) for i in indices]
 
@@ -59,10 +59,13 @@ def sample(
         raise ValueError(f"steps is {steps}; at least one solver step is needed")
     model.eval()
     device = next(model.parameters()).device
+
+    # Noise has the shape of folded images
     channels, height, side = model.shape
     fold = model.fold
     shape = (channels * fold**2, height // fold, side // fold)
     indices = np.arange(len(labels)) if indices is None else np.asarray(indices)
+
     block, parts = BLOCK[device.type], []
     for start in range(0, len(labels), block):
         wanted = len(labels[start : start + block])
@@ -70,15 +73,16 @@ def sample(
         chosen = np.arange(start, start + block)
         chosen[wanted:] = start
         given = labels[torch.from_numpy(chosen)].to(device)
-        sources = noise_sources(seed, indices[chosen])
+        rngs = noise_rngs(seed, indices[chosen])
 
-        def draw(sources: list = sources) -> Tensor:
-            noise = np.stack([source.standard_normal(shape, dtype=np.float32) for source in sources])
+        def draw(rngs: list = rngs) -> Tensor:
+            noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
             return torch.from_numpy(noise).to(device)
 
         def network(x: Tensor, sigma: float, given: Tensor = given) -> Tensor:
             return _guided(model, x, torch.full((len(x),), sigma, device=device), given, guidance)
 
+        # One sampler of three
         if model.config["consistency"]:
             x = _leaps(model, network, draw, steps)
         elif churn:
@@ -115,11 +119,14 @@ def _stochastic(model, network, draw, steps: int, churn: float) -> Tensor:
     gamma = min(churn / steps, 2**0.5 - 1)
     x = draw() * scheduler.init_noise_sigma
     for sigma, lower in itertools.pairwise(sigmas):
+        # Raise the noise (lines 4 to 6)
         raised = sigma * (1 + gamma)
         x = x + (raised**2 - sigma**2) ** 0.5 * draw()
+
+        # One Euler step down (lines 7 and 8), then Heun's correction (9 to 11)
         here = slope(x, raised)
         ahead = x + (lower - raised) * here
-        if lower > 0:  # Heun's correction
+        if lower > 0:
             ahead = x + (lower - raised) * (here + slope(ahead, lower)) / 2
         x = ahead
     return x

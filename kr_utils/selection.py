@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from kr_utils import classifier, generator, resume, sampling, seeds, stacked
 from kr_utils.data import Split
-from kr_utils.recycling import Knobs, SyntheticStream, train_student
+from kr_utils.recycling import Knobs, SyntheticStream
 
 TOGETHER = 8  # Students trained side by side on a GPU
 PER_IMAGE = ("correct", "loss")  # what a candidate's row has per validation image
@@ -27,13 +27,10 @@ PER_IMAGE = ("correct", "loss")  # what a candidate's row has per validation ima
 def short_students(
     jobs: Sequence[tuple[generator.Generator, Knobs, int]],
     val: Split,
+    training: classifier.Training,
     *,
-    teacher: classifier.ResNet,
-    recipe: dict,
     counts: np.ndarray,
-    epochs: int,
     period: int,
-    augment: classifier.Augmentation,
     seed: int,
     device: str = "cpu",
     state: resume.State | None = None,
@@ -42,6 +39,11 @@ def short_students(
 
     Validation images score it once, at its end: the best of its epochs on few of them would be a lucky one.
 
+    Parameters
+    ----------
+    val : real validation images
+    training : of each Student; its Teacher labels the images, and filters them where the knobs ask for it
+    counts : images per class and synthetic set, int [K]; period : epochs between regenerations
     state : where the training of a single job is saved; several side by side save nothing
 
     Returns
@@ -49,29 +51,24 @@ def short_students(
     one dict per job: correct (bool) and loss (cross-entropy), tensors with a value per validation image; accepted and
     draws, lists with a value per set
     """
-    streams = [
-        SyntheticStream(
-            model,
-            knobs,
-            counts,
-            seed=seeds.derive(seed, "selection", k),
-            period=period,
-            teacher=teacher,
-            device=device,
-            state=state if len(jobs) == 1 else None,
-        )
-        for model, knobs, k in jobs
-    ]
+    # Each Student has its own stream of images and its own initial weights
+    single = state if len(jobs) == 1 else None
+    streams = []
+    for model, knobs, k in jobs:
+        stream_seed, teacher = seeds.derive(seed, "selection", k), training.teacher
+        stream = SyntheticStream(model, knobs, counts, seed=stream_seed, period=period, teacher=teacher, state=single)
+        streams.append(stream)
     own = [seeds.derive(seed, "short student", k) for _, _, k in jobs]
+    sizes = (len(counts), val.images.shape[1], training.recipe.width, training.recipe.depth)
+    students = [classifier.build(*sizes, k).to(device) for k in own]
+
+    # Train: one alone, or all side by side
     if len(jobs) == 1:
-        shared = {"classes": len(counts), "channels": val.images.shape[1], "epochs": epochs, "augment": augment}
-        shared |= {"teacher": teacher, "device": device}
-        students = [train_student(recipe, streams[0], None, seed=own[0], state=state, **shared)[0]]
+        classifier.fit(students[0], streams[0], None, training, seed=own[0], state=state)
     else:
-        sizes = (len(counts), val.images.shape[1], recipe["width"], recipe["depth"])
-        students = [classifier.build(*sizes, k).to(device) for k in own]
-        usual = {key: recipe[key] for key in ("batch", "lr", "weight_decay")}
-        stacked.fit(students, streams, epochs=epochs, augment=augment, seeds=own, teacher=teacher, **usual)
+        stacked.fit(students, streams, training, seeds=own)
+
+    # Score on validation
     labels, out = val.labels.cpu(), []
     for student, stream in zip(students, streams):
         logits = classifier.predict(student, val.images).cpu()
@@ -89,17 +86,22 @@ def summarise(knobs: Knobs, students: list[dict]) -> dict:
     of drawn images that pass the filter), cost (network evaluations per kept image), and what
     `PER_IMAGE` names: correct (the share of Students that are right) and loss (their mean)
     """
+    # Per validation image, over Students
     correct = torch.stack([student["correct"] for student in students]).numpy()
     loss = torch.stack([student["loss"] for student in students]).double().mean(0).numpy()
     each = correct.mean(axis=1)
+
+    # What the filter let through, and what an image cost
+    accepted = float(np.mean([value for student in students for value in student["accepted"]]))
+    draws = float(np.mean([value for student in students for value in student["draws"]]))
     return {
         **knobs.__dict__,
         "cas": float(each.mean()),
         "cas_min": float(each.min()),
         "cas_max": float(each.max()),
         "val_loss": float(loss.mean()),
-        "accepted": float(np.mean([value for student in students for value in student["accepted"]])),
-        "cost": sampling.evaluations(knobs.sampler()) * float(np.mean([v for s in students for v in s["draws"]])),
+        "accepted": accepted,
+        "cost": sampling.evaluations(knobs.sampler()) * draws,
         "correct": correct.mean(axis=0),
         "loss": loss,
     }
@@ -179,13 +181,16 @@ def _train(group: list, val: Split | None = None, shared: dict | None = None, st
         models = {path: generator.load(path, shared.get("device", "cpu")) for path, _, _ in group}
         return short_students([(models[path], knobs, k) for path, knobs, k in group], val, state=saved, **shared)
 
+    # A single Student is read back, or goes on from its state
     mine = [state and state.part(f"{Path(path).stem} {knobs} student{k}") for path, knobs, k in group]
     if len(group) == 1:
         return [resume.once(mine[0], lambda: students(mine[0] and mine[0].part("training"))[0])]
+
+    # Several side by side are read back or made again: they are quick enough
     stored = [saved and saved.load() for saved in mine]
     if all(stored):
         return stored
-    made = students()  # side by side they are quick enough to be made again
+    made = students()
     for saved, student in zip(mine, made):
         if saved:
             saved.save(student)

@@ -40,50 +40,56 @@ class Stack:
 def fit(
     models: Sequence[nn.Module],
     streams: Sequence[Callable[[int], Split]],
+    training: classifier.Training,
     *,
-    epochs: int,
-    batch: int,
-    lr: float,
-    weight_decay: float,
-    augment: classifier.Augmentation,
     seeds: Sequence[int],
-    teacher: nn.Module | None = None,
-    temperature: float = 1.0,
 ) -> None:
     """Train all models in place and keep their last epoch: `classifier.fit` without validation for K models at once.
 
     Parameters
     ----------
     streams : one per model; their sets must be equally large
+    training : the same for all models; its Teacher, if there is one, labels the images of all
     seeds : one per model, for order and augmentation
-    teacher : if given, targets are its softmax at `temperature` (GKD)
     """
     device = next(models[0].parameters()).device
-    sources = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
-    batches = max(1, len(streams[0](0)) // batch)
+    rngs = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+    recipe, epochs = training.recipe, training.epochs
+    batches = max(1, len(streams[0](0)) // recipe.batch)
     stack = Stack(models)
-    optimiser, schedule = classifier.sgd(stack.parameters.values(), lr, weight_decay, epochs * batches)
+    optimiser, schedule = classifier.sgd(stack.parameters.values(), recipe.lr, recipe.weight_decay, epochs * batches)
+
     for epoch in range(epochs):
+        # Each model has its own images, in its own order
         sets = [stream(epoch) for stream in streams]
-        orders = [
-            torch.randperm(len(s), generator=g, device=device).tensor_split(batches) for s, g in zip(sets, sources)
-        ]
+        orders = [torch.randperm(len(s), generator=rng, device=device) for s, rng in zip(sets, rngs)]
+        orders = [order.tensor_split(batches) for order in orders]
+
+        # One step of all models at a time
         for step in range(batches):
             picks = [order[step] for order in orders]
-            images = torch.stack([augment(s.images[i], g) for s, i, g in zip(sets, picks, sources)])
-            inputs = classifier.normalise(images)
-            logits = stack(inputs)  # not in bfloat16: vmap's batch normalisation wants one type
-            with torch.no_grad(), autocast(device, inputs.shape[3]):
-                taught = teacher(inputs.flatten(0, 1)).to(inputs.dtype) if teacher else None
-            if teacher is None:
-                wanted = torch.stack([s.labels[i] for s, i in zip(sets, picks)])
-                loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum")
-            else:
-                loss = classifier.gkd_loss(logits.flatten(0, 1), taught, None, temperature) * taught.shape[0]
+            images = torch.stack([training.augment(s.images[i], rng) for s, i, rng in zip(sets, picks, rngs)])
+            labels = torch.stack([s.labels[i] for s, i in zip(sets, picks)])
+            loss = _loss(stack, training, images, labels)
             optimiser.zero_grad(set_to_none=True)
-            (loss / images.shape[1]).backward()  # the sum over models of each one's mean
+            loss.backward()
             optimiser.step()
             schedule.step()
+
     for k, model in enumerate(models):
         model.load_state_dict(stack.state(k))
         model.eval()
+
+
+def _loss(stack: Stack, training: classifier.Training, images: Tensor, labels: Tensor) -> Tensor:
+    """The sum over models of each one's mean loss; images uint8 [K, N, C, H, W], augmented, labels int64 [K, N]."""
+    inputs, teacher = classifier.normalise(images), training.teacher
+    logits = stack(inputs).flatten(0, 1)  # not in bfloat16: vmap's batch normalisation wants one type
+    with torch.no_grad(), autocast(inputs.device, inputs.shape[3]):
+        taught = teacher(inputs.flatten(0, 1)).to(inputs.dtype) if teacher else None
+    if teacher is None:
+        total = F.cross_entropy(logits, labels.flatten(), reduction="sum")
+    else:
+        mean = classifier.gkd_loss(logits, taught, labels.flatten(), training.temperature, training.hard_weight)
+        total = mean * len(logits)
+    return total / images.shape[1]

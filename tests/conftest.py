@@ -30,13 +30,15 @@ def digits():
     return data.load("digits")
 
 
+RECIPE = classifier.Recipe(width=8, depth=8, batch=64, lr=0.1, weight_decay=5e-4)
+
+
 @pytest.fixture(scope="session")
 def teacher(digits):
     """A Teacher that has learned digits a little (about 90 %)."""
     model = classifier.build(10, 1, 8, 8, seed=0)
-    augment = classifier.Augmentation(1)
-    options = {"epochs": 6, "batch": 64, "lr": 0.1, "weight_decay": 5e-4, "augment": augment, "seed": 0}
-    classifier.fit(model, lambda epoch: digits.train, digits.val, **options)
+    training = classifier.Training(RECIPE, 6, classifier.Augmentation(1))
+    classifier.fit(model, lambda epoch: digits.train, digits.val, training, seed=0)
     return model
 
 
@@ -44,20 +46,8 @@ def teacher(digits):
 def tiny_generator(digits):
     """A Generator after 40 steps: cheap, and no longer the zero function."""
     model = generator.build(10, digits.train.images, width=16, levels=1, layers=1, fold=2, seed=0)
-    generator.fit(
-        model,
-        digits.train.images,
-        digits.train.labels,
-        steps=40,
-        batch=32,
-        lr=2e-3,
-        ema_decay=0.9,
-        label_dropout=0.1,
-        hflip=False,
-        vflip=False,
-        seed=0,
-        checkpoints=1,
-    )
+    training = generator.Training(steps=40, batch=32, lr=2e-3, ema_decay=0.9, label_dropout=0.1)
+    generator.fit(model, digits.train, training, seed=0)
     return model
 
 

@@ -20,7 +20,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from conftest import med_arrays
+from conftest import RECIPE, med_arrays
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -332,12 +332,11 @@ def test_what_is_odd_but_fine_trains_and_samples(shape, tmp_path):
     assert ds.shape == (1, *shape)
     model = classifier.build(2, 1, 8, 8, seed=0)
     augment = classifier.Augmentation.for_dataset(ds.info, ds.shape[1], 0.25)
-    options = {"epochs": 2, "batch": 64, "lr": 0.1, "weight_decay": 5e-4, "augment": augment, "seed": 0}
-    history = classifier.fit(model, lambda epoch: ds.train, ds.val, **options)
+    history = classifier.fit(model, lambda e: ds.train, ds.val, classifier.Training(RECIPE, 2, augment), seed=0)
     assert all(np.isfinite(row["train_loss"]) for row in history)
     made = generator.build(2, ds.train.images, width=8, levels=3, layers=1, fold=1, seed=0)
-    options = {"steps": 2, "batch": 64, "lr": 1e-3, "ema_decay": 0.9, "label_dropout": 0.1, "checkpoints": 1, "seed": 0}
-    generator.fit(made, ds.train.images, ds.train.labels, hflip=True, vflip=False, **options)
+    training = generator.Training(steps=2, batch=64, lr=1e-3, ema_decay=0.9, label_dropout=0.1, hflip=True)
+    generator.fit(made, ds.train, training, seed=0)
     images = sampling.sample(made, torch.tensor([0, 1]), seed=0, steps=3)
     assert images.shape == (2, 1, *shape)
     assert images.float().std() > 0

@@ -1,5 +1,6 @@
 """The classifier: augmentation by known answers, training that learns, seeds that are used."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from kr_utils import classifier, data
+from kr_utils import classifier, data, profiles
 
 
-def generator(seed=0):
+def source(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
@@ -23,7 +24,7 @@ def numbered(n=64, side=8, channels=1):
 
 def test_no_augmentation_is_the_identity():
     images = torch.randint(0, 256, (16, 3, 9, 7), dtype=torch.uint8)
-    assert torch.equal(classifier.Augmentation()(images, generator()), images)
+    assert torch.equal(classifier.Augmentation()(images, source()), images)
 
 
 @pytest.mark.parametrize(("hflip", "vflip"), [(True, False), (False, True), (True, True)])
@@ -31,7 +32,7 @@ def test_flips_give_exactly_the_mirror_images(hflip, vflip):
     images = numbered()
     axes = [(False, False), (hflip, False), (False, vflip), (hflip, vflip)]
     allowed = {tuple(_flip(images[0], h, v).flatten().tolist()) for h, v in axes}
-    out = classifier.Augmentation(hflip=hflip, vflip=vflip)(images, generator())
+    out = classifier.Augmentation(hflip=hflip, vflip=vflip)(images, source())
     assert {tuple(image.flatten().tolist()) for image in out} == allowed
 
 
@@ -41,7 +42,7 @@ def _flip(image, h, v):
 
 def test_shifts_move_by_at_most_the_limit_and_reach_every_offset():
     images, shift = numbered(400), 2
-    out = classifier.Augmentation(shift=shift)(images, generator())
+    out = classifier.Augmentation(shift=shift)(images, source())
     padded = torch.nn.functional.pad(images[0], [shift] * 4)
     windows = {
         tuple(padded[:, y : y + 8, x : x + 8].flatten().tolist()): (y, x)
@@ -53,7 +54,7 @@ def test_shifts_move_by_at_most_the_limit_and_reach_every_offset():
 
 def test_erasing_covers_the_stated_area_and_share():
     images = torch.full((3000, 1, 32, 32), 255, dtype=torch.uint8)
-    out = classifier.Augmentation(erase=0.4)(images, generator())
+    out = classifier.Augmentation(erase=0.4)(images, source())
     share = (out == 127).float().mean((1, 2, 3))
     hit = share > 0
     assert hit.float().mean().item() == pytest.approx(0.4, abs=0.03)
@@ -86,11 +87,13 @@ def test_every_number_of_steps_trains(digits, epochs):
     assert history[-1]["steps"] == epochs
 
 
+RECIPE = classifier.Recipe(width=8, depth=8, batch=100, lr=0.1, weight_decay=5e-4)
+
+
 def fit(digits, seed, epochs=2, data=None, **more):
     model = classifier.build(10, 1, 8, 8, seed)
-    augment = classifier.Augmentation(1, erase=0.2)
-    options = {"epochs": epochs, "batch": 100, "lr": 0.1, "weight_decay": 5e-4, "augment": augment, "seed": seed} | more
-    history = classifier.fit(model, lambda epoch: data or digits.train, digits.val, **options)
+    training = classifier.Training(RECIPE, epochs, classifier.Augmentation(1, erase=0.2), **more)
+    history = classifier.fit(model, lambda epoch: data or digits.train, digits.val, training, seed=seed)
     return model, history
 
 
@@ -141,16 +144,16 @@ def test_known_choices_of_the_epoch(digits, monkeypatch, accuracies, kept):
     monkeypatch.setattr(classifier, "validate", validate)
     hundred = data.Split(digits.val.images[:100], digits.val.labels[:100])
     model = classifier.build(10, 1, 8, 8, 0)
-    options = {"batch": 100, "lr": 0.1, "weight_decay": 0, "augment": classifier.Augmentation(), "seed": 0}
-    history = classifier.fit(model, lambda epoch: hundred, hundred, epochs=len(accuracies), **options)
+    training = classifier.Training(RECIPE, len(accuracies), classifier.Augmentation())
+    history = classifier.fit(model, lambda epoch: hundred, hundred, training, seed=0)
     assert max(k for k, row in enumerate(history) if row["kept"]) == kept
     assert torch.equal(weights(model), states[kept])
 
 
 def test_without_validation_images_the_last_epoch_is_kept(digits):
-    model, options = classifier.build(10, 1, 8, 8, 0), {"batch": 100, "lr": 0.1, "weight_decay": 5e-4}
-    options |= {"augment": classifier.Augmentation(1, erase=0.2), "seed": 0}
-    history = classifier.fit(model, lambda epoch: digits.train, None, epochs=2, **options)
+    model = classifier.build(10, 1, 8, 8, 0)
+    training = classifier.Training(RECIPE, 2, classifier.Augmentation(1, erase=0.2))
+    history = classifier.fit(model, lambda epoch: digits.train, None, training, seed=0)
     looked_at, rows = fit(digits, 0, epochs=2)
     assert rows[-1]["kept"], "validation looks and touches nothing"
     assert torch.equal(weights(model), weights(looked_at))
@@ -160,14 +163,7 @@ def test_without_validation_images_the_last_epoch_is_kept(digits):
 def test_a_student_of_soft_labels_follows_the_teacher_not_the_labels(digits, teacher):
     """With wrong hard labels, pure GKD still learns; hard labels teach the wrong classes."""
     wrong = data.Split(digits.train.images, (digits.train.labels + 1) % 10)
-    options = {
-        "epochs": 6,
-        "batch": 64,
-        "lr": 0.1,
-        "weight_decay": 5e-4,
-        "augment": classifier.Augmentation(1),
-        "seed": 3,
-    }
+    recipe = dataclasses.replace(RECIPE, batch=64)
     scores = {}
     for name, more in {
         "soft": {"teacher": teacher},
@@ -175,7 +171,8 @@ def test_a_student_of_soft_labels_follows_the_teacher_not_the_labels(digits, tea
         "mixed": {"teacher": teacher, "hard_weight": 1.0},
     }.items():
         model = classifier.build(10, 1, 8, 8, 3)
-        classifier.fit(model, lambda epoch: wrong, digits.val, **options, **more)
+        training = classifier.Training(recipe, 6, classifier.Augmentation(1), **more)
+        classifier.fit(model, lambda epoch: wrong, digits.val, training, seed=3)
         scores[name] = classifier.accuracy(model, digits.test)
     assert scores["soft"] > 0.8
     assert scores["hard"] < 0.3
@@ -194,6 +191,25 @@ def test_prediction_is_in_eval_mode_and_does_not_depend_on_the_batch(digits, tea
     assert teacher.training
     teacher.eval()
     assert torch.allclose(whole, parts, atol=1e-4)
+
+
+def test_the_recipe_is_the_teachers_budget_without_its_length():
+    budget = dataclasses.asdict(profiles.PROFILES["laptop"].teacher)
+    recipe = classifier.Recipe.from_budget(budget)
+    assert dataclasses.asdict(recipe) == {key: budget[key] for key in budget if key not in ("epochs", "most_steps")}
+    del budget["lr"]
+    with pytest.raises(KeyError, match="lr"):
+        classifier.Recipe.from_budget(budget)
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(546, 60), (4708, 54), (60_000, 4), (10**6, 1), (10, 60)])
+def test_epochs_within_the_limit_of_steps(images, epochs):
+    assert classifier.epochs_within(60, images, batch=64, most_steps=4000) == epochs
+    assert epochs == 1 or epochs * max(1, images // 64) <= 4000
+
+
+def test_without_a_limit_the_epochs_are_those_asked_for():
+    assert classifier.epochs_within(200, 10**6, batch=128, most_steps=0) == 200
 
 
 def test_saved_and_loaded_networks_agree(digits, teacher, tmp_path):
@@ -217,7 +233,7 @@ def test_any_image_form_passes_through(channels, side):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_projection_is_a_strided_1x1_convolution(stride):
-    x = torch.randn(5, 8, 7, 9, generator=generator()).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(5, 8, 7, 9, generator=source()).contiguous(memory_format=torch.channels_last)
     layer = classifier.Projection(8, 16, stride)
     expected = torch.nn.functional.conv2d(x, layer.weight[:, :, None, None], stride=stride)
     assert torch.allclose(layer(x), expected, atol=1e-6)
@@ -231,8 +247,9 @@ def test_training_survives_narrow_networks_and_odd_batches():
         torch.set_num_threads(2)
         images = torch.randint(0, 256, (61, 1, 28, 28), dtype=torch.uint8)
         split = data.Split(images, torch.arange(61) % 2)
-        options = {"epochs": 60, "batch": 61, "lr": 0.01, "weight_decay": 0, "augment": classifier.Augmentation()}
-        classifier.fit(classifier.build(2, 1, 8, 8, 0), lambda epoch: split, split, seed=0, **options)"""
+        recipe = classifier.Recipe(width=8, depth=8, batch=61, lr=0.01, weight_decay=0)
+        training = classifier.Training(recipe, 60, classifier.Augmentation())
+        classifier.fit(classifier.build(2, 1, 8, 8, 0), lambda epoch: split, split, training, seed=0)"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -34,7 +34,7 @@ def test_the_exact_function_samples_the_data_in_any_number_of_steps(steps):
 @pytest.mark.parametrize("progress", [0.3, 0.99])
 def test_the_exact_function_has_no_loss_and_any_other_has(progress):
     """On one path (one image, one noise) only the exact function of *that* path's data ends alike; here N(0, 0)."""
-    source = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     clean = torch.zeros(64, 1, 8, 8)
     labels = torch.zeros(64, dtype=torch.int64)
     model = gaussian(True)
@@ -43,8 +43,8 @@ def test_the_exact_function_has_no_loss_and_any_other_has(progress):
         sigma, data = sigma.view(-1, 1, 1, 1), model.sigma_data
         return -noisy * data / (sigma * (sigma**2 + data**2).sqrt())
 
-    assert consistency.loss(to_zero, model, clean, labels, progress, source).item() < 0.05
-    assert consistency.loss(model, model, clean, labels, progress, source).item() > 0.1
+    assert consistency.loss(to_zero, model, clean, labels, progress, rng).item() < 0.05
+    assert consistency.loss(model, model, clean, labels, progress, rng).item() > 0.1
 
 
 def test_the_two_levels_move_together():
@@ -77,9 +77,8 @@ def test_tuning_makes_one_step_images_that_look_like_the_data(tiny_generator, di
         return sampling.sample(model, labels, seed=3, steps=1).float().std(0).mean().item()
 
     before = spread(model)
-    options = {"batch": 32, "lr": 2e-3, "ema_decay": 0.9, "label_dropout": 0.1, "hflip": False, "vflip": False}
-    data = (digits.train.images, digits.train.labels)
-    generator.fit(model, *data, steps=150, seed=0, loss_function=consistency.loss, **options)
+    training = generator.Training(steps=150, batch=32, lr=2e-3, ema_decay=0.9, label_dropout=0.1)
+    generator.fit(model, digits.train, training, seed=0, loss_function=consistency.loss)
     real = digits.train.images[:64].float().std(0).mean().item()
     assert abs(spread(model) - real) < 0.5 * abs(before - real)
     generator.save(model, tmp_path / "few.safetensors")

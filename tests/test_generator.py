@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kr_utils import generator, sampling
+from kr_utils import data, generator, profiles, sampling
 
 
 def test_folding_and_scaling_are_undone_exactly():
@@ -37,8 +37,9 @@ def test_the_training_target_inverts_the_preconditioning(digits, monkeypatch):
 
     monkeypatch.setattr(generator.Generator, "forward", record)
     monkeypatch.setattr(generator.F, "mse_loss", loss)
-    options = {"steps": 1, "batch": 8, "lr": 1e-4, "ema_decay": 0.9, "label_dropout": 0.5, "seed": 0, "checkpoints": 1}
-    generator.fit(model, digits.train.images[:1], digits.train.labels[:1], hflip=False, vflip=False, **options)
+    one = data.Split(digits.train.images[:1], digits.train.labels[:1])
+    training = generator.Training(steps=1, batch=8, lr=1e-4, ema_decay=0.9, label_dropout=0.5)
+    generator.fit(model, one, training, seed=0)
     sigma = seen["sigma"].view(-1, 1, 1, 1)
     denoised = model.scheduler().precondition_outputs(seen["noisy"], seen["target"], sigma)
     assert torch.allclose(denoised, model.encode(digits.train.images[:1]).expand_as(denoised), atol=1e-4)
@@ -127,7 +128,7 @@ def test_every_knob_changes_the_images(tiny_generator):
 
 
 def test_noise_of_different_images_and_seeds_is_unrelated():
-    draws = np.stack([s.standard_normal(4000) for seed in (0, 1) for s in sampling.noise_sources(seed, [0, 1, 2**40])])
+    draws = np.stack([s.standard_normal(4000) for seed in (0, 1) for s in sampling.noise_rngs(seed, [0, 1, 2**40])])
     correlation = np.corrcoef(draws) - np.eye(6)
     assert np.abs(correlation).max() < 0.07
     assert draws.std() == pytest.approx(1, abs=0.02)
@@ -135,16 +136,13 @@ def test_noise_of_different_images_and_seeds_is_unrelated():
 
 def small_fit(digits, seed, **more):
     model = generator.build(10, digits.train.images, width=16, levels=1, layers=1, fold=2, seed=seed)
-    options = {
-        "steps": 8, "batch": 32, "lr": 1e-3, "ema_decay": 0.9, "label_dropout": 0.1, "hflip": False, "vflip": False,
-        "seed": seed, "checkpoints": 4,
-    } | more  # fmt: skip
+    options = {"steps": 8, "batch": 32, "lr": 1e-3, "ema_decay": 0.9, "label_dropout": 0.1, "checkpoints": 4} | more
     kept = {}
 
     def keep(step, current):
         kept[step] = torch.cat([p.detach().flatten().clone() for p in current.parameters()])
 
-    history = generator.fit(model, digits.train.images, digits.train.labels, on_checkpoint=keep, **options)
+    history = generator.fit(model, digits.train, generator.Training(**options), seed=seed, on_checkpoint=keep)
     return torch.cat([p.detach().flatten() for p in model.parameters()]), kept, history
 
 
@@ -162,6 +160,19 @@ def test_checkpoints_are_equally_spaced_and_the_last_is_the_result(digits):
     assert history[-1]["step"] == 8
     # Handing out a checkpoint (EMA weights) must not disturb training.
     assert torch.equal(small_fit(digits, 0, checkpoints=1)[0], final)
+
+
+@pytest.mark.parametrize(
+    ("images", "most", "steps"),
+    [(546, 5000, 2500), (1080, 5000, 2500), (1600, 5000, 3500), (54000, 5000, 5000), (1600, 0, 3500), (8, 0, 2500)],
+)
+def test_a_large_set_gets_more_steps_within_a_limit(images, most, steps):
+    assert generator.steps_for(2500, images, batch=16, passes=35, most_steps=most) == steps
+
+
+def test_a_budget_without_passes_is_its_steps():
+    budget = profiles.PROFILES["quick"].generator
+    assert generator.steps_for(budget.steps, 10**6, batch=budget.batch, passes=budget.passes) == 600
 
 
 def test_checkpoint_steps_with_more_checkpoints_than_steps():
@@ -183,16 +194,8 @@ def test_it_learns_the_mean_brightness_of_a_class(digits):
     images = torch.cat([torch.full((50, 1, 8, 8), 20), torch.full((50, 1, 8, 8), 235)]).to(torch.uint8)
     labels = torch.arange(100) // 50
     model = generator.build(2, images, width=16, levels=1, layers=1, fold=2, seed=0)
-    options = {
-        "steps": 150,
-        "batch": 32,
-        "lr": 3e-3,
-        "ema_decay": 0.9,
-        "label_dropout": 0.1,
-        "seed": 0,
-        "checkpoints": 1,
-    }
-    generator.fit(model, images, labels, hflip=False, vflip=False, **options)
+    training = generator.Training(steps=150, batch=32, lr=3e-3, ema_decay=0.9, label_dropout=0.1)
+    generator.fit(model, data.Split(images, labels), training, seed=0)
     means = sampling.sample(model, torch.tensor([0] * 20 + [1] * 20), seed=0).float().mean((1, 2, 3))
     assert means[:20].mean() < 70
     assert means[20:].mean() > 185

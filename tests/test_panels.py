@@ -1,4 +1,4 @@
-"""Panels and progress, live and static, without a browser: real widgets, their real callbacks."""
+"""Panels, live and static, without a browser: real widgets, their real callbacks."""
 
 import ipywidgets as widgets
 import numpy as np
@@ -75,16 +75,3 @@ def test_the_threshold_panel_states_the_rates_at_the_line(shown, monkeypatch):
 def test_the_histogram_title_is_right():
     figure = plots.score_histogram(np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 2, 3]), 2.5, "score")
     assert "TPR 0.50, FPR 0.25, advantage +0.25" in figure.axes[0].get_title(loc="left")
-
-
-def test_plain_progress_prints_one_line_a_call(capsys):
-    report = panels.progress(10, "teacher", interactive=False)
-    report({"epoch": 3, "loss": 0.123456, "best": True})
-    report({"epoch": 4, "loss": 0.1, "best": False})
-    assert capsys.readouterr().out == "teacher epoch 3/10  loss 0.1235  best\nteacher epoch 4/10  loss 0.1\n"
-
-
-def test_live_progress_reaches_its_end(capsys):
-    bar = panels.progress(4, "steps", interactive=True)
-    for step in (1, 3, 4):
-        bar({"step": step, "loss": 0.5})

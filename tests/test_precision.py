@@ -56,8 +56,8 @@ def test_a_compiled_generator_learns_the_same(digits, monkeypatch):
         compiled = precision.compiled
         monkeypatch.setattr(generator, "compiled", lambda *a, f=compiled: used.append(f(*a)) or used[-1])
         model = generator.build(10, digits.train.images, width=16, levels=1, layers=1, fold=2, seed=0)
-        options = {"batch": 32, "lr": 1e-3, "ema_decay": 0.9, "label_dropout": 0.1, "hflip": False, "vflip": False}
-        losses[name] = generator.fit(model, digits.train.images, digits.train.labels, steps=3, seed=0, **options)
+        training = generator.Training(steps=3, batch=32, lr=1e-3, ema_decay=0.9, label_dropout=0.1)
+        losses[name] = generator.fit(model, digits.train, training, seed=0)
         monkeypatch.setattr(generator, "compiled", compiled)
         assert "_orig_mod" not in "".join(model.state_dict()), "the weights keep their names"
     if precision.shutil.which("g++") or precision.shutil.which("clang++"):

@@ -74,23 +74,3 @@ def test_no_text_crashes_the_parser(text):
             assert len(str(error)) < 400  # noqa: PT017  (either outcome is right)
         else:
             assert parsed
-
-
-@pytest.mark.parametrize(("images", "epochs"), [(546, 60), (4708, 54), (60_000, 4), (10**6, 1), (10, 60)])
-def test_epochs_within_the_limit_of_steps(images, epochs):
-    teacher = profiles.Teacher(epochs=60, most_steps=4000, batch=64)
-    assert profiles.epochs_within(teacher, images) == epochs
-    assert epochs == 1 or epochs * max(1, images // 64) <= 4000
-
-
-@pytest.mark.parametrize(
-    ("images", "most", "steps"),
-    [(546, 5000, 2500), (1080, 5000, 2500), (1600, 5000, 3500), (54000, 5000, 5000), (1600, 0, 3500), (8, 0, 2500)],
-)
-def test_a_large_set_gets_more_generator_steps_within_a_limit(images, most, steps):
-    budget = profiles.Generator(steps=2500, passes=35, most_steps=most, batch=16)
-    assert profiles.steps_for(budget, images) == steps
-
-
-def test_a_budget_without_passes_is_its_steps():
-    assert profiles.steps_for(profiles.PROFILES["quick"].generator, 10**6) == 600

@@ -51,6 +51,7 @@ FLOORS = {
     "panels": {"attacks", "generator", "plots", "sampling"},
     # runs/, the store
     "runs/files": set(),
+    "runs/progress": set(),
     "runs/machine": {"stages"},
     "runs/code": {"stages"},
     "runs/cells": {"stages", "runs/code"},
@@ -60,7 +61,7 @@ FLOORS = {
     "runs/finished": {"stages", "paths", "runs/code", "runs/files", "runs/folders", "runs/identity", "runs/locks"},
     "runs/stage": {"stages", "paths", "resume", "runs/files", "runs/finished", "runs/folders", "runs/identity"}
     | {"runs/cells", "runs/code", "runs/locks", "runs/machine"},
-    "runs/__init__": {"paths", "runs/files", "runs/finished", "runs/stage"},
+    "runs/__init__": {"paths", "runs/files", "runs/finished", "runs/machine", "runs/progress", "runs/stage"},
     # driver/, the engine, above all of the store
     "driver/__init__": set(),
     "driver/plan": {"stages", "profiles", "runs", "runs/*"},

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import RECIPE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -74,13 +75,8 @@ def train(digits, state=None, augment=AUGMENT, stream=None, teacher=None, epochs
         model,
         stream or (lambda epoch: some),
         digits.val,
-        epochs=epochs,
-        batch=64,
-        lr=0.1,
-        weight_decay=5e-4,
-        augment=augment,
+        classifier.Training(RECIPE, epochs, augment, teacher),
         seed=1,
-        teacher=teacher,
         state=state,
     )
     return model, history
@@ -192,17 +188,9 @@ def paint(digits, state=None, on_step=None, found=None):
     found = {} if found is None else found
     history = generator.fit(
         model,
-        digits.train.images,
-        digits.train.labels,
-        steps=20,
-        batch=16,
-        lr=2e-3,
-        ema_decay=0.9,
-        label_dropout=0.1,
-        hflip=True,
-        vflip=False,
+        digits.train,
+        generator.Training(20, 16, lr=2e-3, ema_decay=0.9, label_dropout=0.1, hflip=True, checkpoints=3),
         seed=3,
-        checkpoints=3,
         on_step=on_step,
         on_checkpoint=lambda step, m: found.update({step: {k: v.clone() for k, v in m.state_dict().items()}}),
         state=state,
@@ -318,14 +306,13 @@ def test_a_handle_travels_to_a_worker_process(tmp_path):
 
 
 def test_scored_students_are_stored_and_not_trained_again(digits, teacher, tiny_generator, tmp_path, monkeypatch):
-    recipe = {"width": 8, "depth": 8, "batch": 64, "lr": 0.1, "weight_decay": 5e-4}
-
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # in this process, where the test can interfere
     generator.save(tiny_generator, tmp_path / "g.safetensors")
 
     def score(augment, state=None):
-        shared = {"teacher": teacher, "recipe": recipe, "counts": np.full(10, 13), "epochs": 2, "period": 1}
-        search = selecting.Search(digits.val, students=3, state=state, augment=augment, seed=0, **shared)
+        training = classifier.Training(RECIPE, 2, augment, teacher)
+        shared = {"training": training, "counts": np.full(10, 13), "period": 1, "seed": 0}
+        search = selecting.Search(digits.val, students=3, state=state, **shared)
         return search([(tmp_path / "g.safetensors", recycling.Knobs(steps=2))])[0]
 
     whole = score(AUGMENT)

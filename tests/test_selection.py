@@ -1,14 +1,16 @@
 """Selection: the rules by hand, and that nothing which selects can see a test split."""
 
 import ast
+import dataclasses
 import inspect
 import json
 
 import numpy as np
 import pytest
 import torch
+from conftest import RECIPE
 
-from kr_utils import classifier, generator, recycling, sampling, selection, stages
+from kr_utils import classifier, generator, recycling, sampling, selection, stacked, stages
 
 
 def row(cas, cost=10, loss=1.0, correct=None, **knobs):
@@ -68,12 +70,11 @@ def test_tune_scores_each_setting_once_and_searches_around_the_best():
 
 
 def shared(teacher):
-    recipe = {"width": 8, "depth": 8, "batch": 64, "lr": 0.1, "weight_decay": 5e-4}
-    common = {"teacher": teacher, "recipe": recipe, "counts": np.full(10, 60), "epochs": 5, "period": 2}
-    return common | {"augment": classifier.Augmentation(1), "seed": 0}
+    training = classifier.Training(RECIPE, 5, classifier.Augmentation(1), teacher)
+    return {"training": training, "counts": np.full(10, 60), "period": 2, "seed": 0}
 
 
-def test_score_prefers_a_generator_that_shows_the_classes(digits, teacher, monkeypatch):
+def test_score_prefers_a_generator_that_shows_the_classes(digits, teacher, tiny_generator, monkeypatch):
     """Real images, drawn by class, against noise: validation CAS must tell them apart, and count the cost."""
     pools = [digits.train.images[digits.train.labels == k] for k in range(10)]
     rng = np.random.default_rng(0)
@@ -88,7 +89,8 @@ def test_score_prefers_a_generator_that_shows_the_classes(digits, teacher, monke
     for name, sampler in (("real", real), ("noise", noise)):
         monkeypatch.setattr(sampling, "sample", sampler)
         knobs = recycling.Knobs(guidance=2.0, steps=5)
-        students = [selection.short_students([(None, knobs, k)], digits.val, **shared(teacher))[0] for k in range(2)]
+        jobs = [(tiny_generator, knobs, k) for k in range(2)]
+        students = [selection.short_students([job], digits.val, **shared(teacher))[0] for job in jobs]
         rows[name] = selection.summarise(knobs, students)
     assert rows["real"]["cas"] > 0.7
     assert rows["real"]["cas"] > rows["noise"]["cas"] + 0.2
@@ -107,7 +109,8 @@ def generator_file(tiny_generator, tmp_path_factory):
 def test_worker_processes_give_what_one_process_gives(digits, teacher, generator_file):
     """To the last bit: a Student has one thread wherever it is trained. Rows come in the candidates' order."""
     candidates = [(generator_file, recycling.Knobs(steps=n)) for n in (1, 2, 3)]
-    short = shared(teacher) | {"epochs": 1}
+    short = shared(teacher)
+    short["training"] = dataclasses.replace(short["training"], epochs=1)
     threads = torch.get_num_threads()
     found = {}
     for number in (1, 2):
@@ -136,6 +139,18 @@ def test_students_side_by_side_score_like_single_ones(digits, teacher, generator
         assert one["loss"].mean().item() == pytest.approx(both["loss"].mean().item(), rel=0.1)
 
 
+@pytest.mark.parametrize("number", [1, 2], ids=["alone", "side by side"])
+def test_short_students_follow_the_temperature_and_hard_weight_of_their_training(
+    digits, teacher, tiny_generator, number
+):
+    jobs, losses = [(tiny_generator, recycling.Knobs(steps=1), k) for k in range(number)], set()
+    for labels in ({}, {"temperature": 4.0}, {"hard_weight": 1.0}):
+        short = shared(teacher)
+        short["training"] = dataclasses.replace(short["training"], epochs=1, **labels)
+        losses.add(selection.short_students(jobs, digits.val, **short)[0]["loss"].mean().item())
+    assert len(losses) == 3
+
+
 SELECTING = [
     selection.short_students,
     selection.Search.__init__,
@@ -145,7 +160,7 @@ SELECTING = [
     selection.tune,
     classifier.fit,
 ]
-SELECTING += [generator.fit, recycling.train_student, recycling.SyntheticStream.__init__]
+SELECTING += [generator.fit, stacked.fit, recycling.SyntheticStream.__init__]
 
 
 @pytest.mark.parametrize("function", SELECTING, ids=lambda f: f.__qualname__)
@@ -173,7 +188,7 @@ def test_in_notebooks_01_and_05_the_test_split_is_read_after_all_training():
     for stage in ("teacher", "distillation"):
         path = stages.NOTEBOOKS / f"{stages.STAGES[stage][0]}.ipynb"
         cells = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
-        last_fit = max(k for k, c in enumerate(cells) if "classifier.fit(" in c or "train_student(" in c)
+        last_fit = max(k for k, c in enumerate(cells) if "classifier.fit(" in c)
         readers = [k for k, c in enumerate(cells) if "ds.test" in c or "data.SPLITS" in c or '["test"]' in c]
         assert readers
         assert min(readers) > last_fit, f"{path.name}: cell {min(readers)} reads test before training ends"

@@ -6,6 +6,8 @@ Notebooks use the doors below; `runs/` never imports torch, and knows nothing of
 from kr_utils.paths import figures_root, runs_root, stage_dir
 from kr_utils.runs.files import digests, write_atomic
 from kr_utils.runs.finished import Done, complete, find, find_current, outdated, plain, read, settle
+from kr_utils.runs.machine import this_machine
+from kr_utils.runs.progress import progress
 from kr_utils.runs.stage import Stage, begin
 
 __all__ = [
@@ -19,9 +21,11 @@ __all__ = [
     "find_current",
     "outdated",
     "plain",
+    "progress",
     "read",
     "runs_root",
     "settle",
     "stage_dir",
+    "this_machine",
     "write_atomic",
 ]

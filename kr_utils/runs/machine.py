@@ -56,6 +56,11 @@ def hardware() -> dict:
     return {"cpu": model, "cores": os.cpu_count(), "threads": threads, "gpu": gpu}
 
 
+def this_machine() -> dict:
+    """`versions` and `hardware` together, for people to read."""
+    return {**versions(), **hardware()}
+
+
 def cores() -> int:
     """Cores to use: OMP_NUM_THREADS where it is set, else those that this process may run on."""
     said = os.environ.get("OMP_NUM_THREADS", "")

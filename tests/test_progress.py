@@ -1,0 +1,17 @@
+"""Progress of a training: plain lines in a run, a bar in JupyterLab."""
+
+from kr_utils import runs
+
+
+def test_plain_progress_prints_one_line_a_call(capsys):
+    report = runs.progress(10, "teacher", interactive=False)
+    report({"epoch": 3, "loss": 0.123456, "best": True})
+    report({"epoch": 4, "loss": 0.1, "best": False})
+    assert capsys.readouterr().out == "teacher epoch 3/10  loss 0.1235  best\nteacher epoch 4/10  loss 0.1\n"
+
+
+def test_live_progress_reaches_its_end(capsys):
+    bar = runs.progress(4, "steps", interactive=True)
+    for step in (1, 3, 4):
+        bar({"step": step, "loss": 0.5})
+    assert "| 4/4 [" in capsys.readouterr().err
