@@ -44,8 +44,10 @@ def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: 
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise InputError(f"{where}: no array {missing[0]!r}; a MedMNIST file holds {', '.join(KEYS)}")
+
     out, sizes = {}, set()
     for split in SPLITS:
+        # Images: kind, axes, channels
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         if images.dtype != np.uint8:
             raise InputError(f"{where}: {split}_images is {images.dtype}, not uint8; store pixels as 0..255")
@@ -54,6 +56,8 @@ def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: 
         if images.ndim != 4 or images.shape[-1] != channels:
             shape = "x".join(map(str, images.shape))
             raise InputError(f"{where}: {split}_images is {shape}; expected N x H x W with {channels} channel(s)")
+
+        # Labels: one whole number per image
         if labels.dtype.kind not in "iu":
             raise InputError(f"{where}: {split}_labels is {labels.dtype}; labels must be whole numbers")
         if labels.ndim == 2 and labels.shape[1] == 1:
@@ -63,6 +67,8 @@ def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: 
             raise InputError(f"{where}: {split}_labels is {shape}; expected one label per image (N or N x 1)")
         if len(images) != len(labels):
             raise InputError(f"{where}: {split} has {len(images)} images but {len(labels)} labels; they must match")
+
+        # Enough images, of usable sizes, with known classes
         if len(images) < 2:
             raise InputError(f"{where}: {split} has {len(images)} image(s); at least 2 are needed")
         if not SMALLEST <= min(images.shape[1:3]) <= max(images.shape[1:3]) <= LARGEST:
@@ -72,8 +78,11 @@ def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: 
         if low < 0 or high >= classes:
             bad = low if low < 0 else high
             raise InputError(f"{where}: {split}_labels holds {bad}; labels must be 0..{classes - 1}")
+
         sizes.add(images.shape[1:3])
         out[f"{split}_images"], out[f"{split}_labels"] = images, labels.astype(np.int64)
+
+    # The splits together
     if len(sizes) > 1:
         raise InputError(f"{where}: the splits differ in image size ({sorted(sizes)}); all must be the same")
     for split in SPLITS:  # recall, AUC and the grid of images need every class in every split

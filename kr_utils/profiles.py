@@ -249,10 +249,14 @@ def _parse(name: str, value, kind):
             shown = str(value)[:60]
             raise InputError(f"{name} is {shown!r}; give one or more numbers (at most {MOST_VALUES}), such as 1,2")
         return tuple(_parse(name, item, typing.get_args(kind)[0]) for item in items)
+
+    # A word
     if kind is str:
         if value not in ("uniform", "prior"):
             raise InputError(f"{name} is {str(value)[:60]!r}; use uniform or prior")
         return value
+
+    # A number, perhaps written as text
     word = "a whole number" if kind is int else "a number"
     try:
         number = kind(value) if isinstance(value, str) or kind is float else value
@@ -261,6 +265,8 @@ def _parse(name: str, value, kind):
         number = kind(number)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} is {str(value)[:60]!r}; it must be {word}") from None
+
+    # Its range
     field_name = name.split(".")[1]
     if number < 0 or (number == 0 and field_name not in MAY_BE_ZERO):
         raise InputError(f"{name} is {number}; it must be {'at least 0' if field_name in MAY_BE_ZERO else 'above 0'}")

@@ -115,6 +115,167 @@ def test_the_method_knows_neither_store_nor_engine():
         assert not {file for file in imports(code) if file.split("/")[0] in ("runs", "driver")}, name
 
 
+METHOD = {name: code for name, code in FILES.items() if "/" not in name}
+
+
+def functions(code):
+    """(name, node) of every function and method in it, nested ones too."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name, node
+
+
+def arguments(function):
+    """Names of all its arguments but the object that it is a method of."""
+    given = function.args
+    named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    return [each.arg for each in named if each is not None and each.arg not in ("self", "cls")]
+
+
+def longest_paragraph(function, code):
+    """Lines of its longest paragraph: what stands in its body between blank lines and comments, docstring apart."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    lines = code.splitlines()[body[0].lineno - 1 : function.end_lineno] if body else []
+    longest = now = 0
+    for line in lines:
+        now = now + 1 if line.strip() and not line.strip().startswith("#") else 0
+        longest = max(longest, now)
+    return longest
+
+
+def test_no_function_of_the_method_has_more_than_eight_arguments():
+    many = {(name, f): len(arguments(node)) for name, code in METHOD.items() for f, node in functions(code)}
+    assert {place: count for place, count in many.items() if count > 8} == {}
+
+
+def test_bodies_have_paragraphs():
+    for name, code in METHOD.items():
+        for f, node in functions(code):
+            lines = longest_paragraph(node, code)
+            assert lines < 20, f"{name}.py: {lines} lines of {f} without a blank line or a comment"
+
+
+def test_both_rules_see_what_they_should():
+    body = ["'''Says what it does.", "", "In four lines.'''", "1", "", "2", "# why", "3", "4"]
+    code = "\n        ".join(["class A:\n    def f(self, a, /, b, *c, d, **e):", *body])
+    ((name, node),) = functions(code)
+    assert (name, arguments(node), longest_paragraph(node, code)) == ("f", ["a", "b", "d", "c", "e"], 2)
+
+
+# What a file may call where its constants are made: nothing that changes anything elsewhere.
+CONSTANT = {"Path", "dict", "dict.fromkeys", "tuple", "frozenset", "set", "range", "dataclasses.fields", "re.compile"}
+STYLE = "plt.style.use(str(Path(__file__).with_name('kr.mplstyle')))"  # of the figures, in plots.py
+
+
+def side_effects(code):
+    """Statements of a module that are neither definition, import nor constant."""
+    tree = ast.parse(code)
+    own = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names = [each for target in targets if target for each in getattr(target, "elts", [target])]
+        calls = {ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)}
+        known = {call for call in calls if call in CONSTANT | own or call.startswith("Path(__file__).")}
+        if isinstance(node, (ast.Import, ast.FunctionDef, ast.ClassDef)):
+            fine = True
+        elif isinstance(node, ast.ImportFrom):
+            fine = all(alias.name != "*" for alias in node.names)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            fine = calls == known and all(isinstance(each, ast.Name) for each in names)
+        elif isinstance(node, ast.If):
+            fine = ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'") and not node.orelse
+        else:  # an expression: only a docstring
+            fine = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if not fine:
+            yield ast.unparse(node)
+
+
+def hidden_uses(code):
+    """Uses of kr_utils' modules that are not plainly `module.name`: aliases, getattr, assignments, star imports."""
+    tree = ast.parse(code)
+    modules, bound = set(), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kr_utils":
+            inside = node.module.replace("kr_utils", "").strip(".").replace(".", "/")
+            for alias in node.names:
+                if alias.name == "*" or alias.asname:
+                    yield ast.unparse(node)
+                if f"{inside}/{alias.name}".strip("/") in FILES or f"{alias.name}/__init__" in FILES:
+                    modules.add(alias.name)
+        elif isinstance(node, ast.arg):
+            bound.append(node.arg)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            bound.append(node.name)
+    plain = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)}
+    yield from (f"{name} is another thing too" for name in bound if name in modules)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in modules and id(node) not in plain:
+            yield f"line {node.lineno}: {node.id}"
+        if isinstance(node, ast.Attribute) and node.attr == "__dict__" and ast.unparse(node.value) in modules:
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+        if isinstance(node, ast.Name) and node.id in ("globals", "exec", "eval", "__import__", "importlib"):
+            yield f"line {node.lineno}: {node.id}"
+
+
+def number_cells(notebook):
+    """The code of a notebook that can change a number, as one text."""
+    drawn = {"parameters", "figure", "exercise"}
+    return "\n".join(source(cell) for cell in code_cells(notebook) if not drawn & tags(cell))
+
+
+def test_importing_a_file_of_the_method_does_nothing_but_define():
+    for name, code in METHOD.items():
+        assert [line for line in side_effects(code) if (name, line) != ("plots", STYLE)] == [], f"{name}.py"
+
+
+def test_which_code_a_number_comes_from_can_be_read_from_the_text():
+    """A stage's identity follows `module.name` from its number cells through the method."""
+    for name, code in METHOD.items():
+        assert list(hidden_uses(code)) == [], f"{name}.py"
+    for name, notebook in NOTEBOOKS.items():
+        assert list(hidden_uses(number_cells(notebook))) == [], name
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.set_num_threads(1)",
+        "torch.backends.fast = True",
+        "LIMITS['batch'] = 3",
+        "SPEED = measure()",
+        "A, B = 1, torch.rand(3)",
+        "for k in range(3): A = k",
+        "if fast(): A = 1",
+        "if TYPE_CHECKING:\n    pass\nelse:\n    A = 1",
+        "from numpy import *",
+        "try:\n    import fast\nexcept ImportError: pass",
+    ],
+)
+def test_side_effects_are_seen(line):
+    assert list(side_effects(f"import torch\nA = tuple(range(3))\n{line}")) == [ast.unparse(ast.parse(line))]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "getattr(classifier, 'fit')(1)",
+        "c = classifier",
+        "vars(classifier)['fit']",
+        "classifier.__dict__['fit']",
+        "classifier.fit = print",
+        "classifier = 3",
+        "def f(classifier): pass",
+        "from kr_utils.classifier import *",
+        "from kr_utils import generator as g",
+        "globals()['x']",
+        "eval('classifier.fit')",
+    ],
+)
+def test_hidden_uses_are_seen(line):
+    assert list(hidden_uses("from kr_utils import classifier\nclassifier.fit(1)")) == []
+    assert list(hidden_uses(f"from kr_utils import classifier\n{line}"))
+
+
 def imported_packages(code):
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
