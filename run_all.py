@@ -8,6 +8,7 @@ import contextlib
 import functools
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from kr_utils import InputError, paths, profiles, runs, stages
@@ -82,21 +83,37 @@ def whole_numbers(text: str) -> list[int]:
     return list(dict.fromkeys(int(item) for item in names(text, "--seeds")))
 
 
-def show_list() -> None:
+def show_list(data_root: str) -> None:
+    """Datasets, a user's own in the data folder too, and profiles; fetches nothing."""
     from dataclasses import asdict
 
     from kr_utils import data
 
+    own = data.own_sets(data_root)
     print("datasets (name: title, classes, licence)")
     for name, info in data.INFO.items():
         print(f"  {name}: {info.title}, {info.classes} classes, {info.licence}")
     for name, why in data.REFUSED.items():
         print(f"  {name}: refused, it {why}")
+    for name, info in own.items():
+        about = f"cannot be used: {info}" if isinstance(info, InputError) else f"{info.title}, {info.classes} classes"
+        print(f"  {name}: your own, {about}")
     print("profiles (change a field with --set stage.field=value)")
     for profile, budgets in profiles.PROFILES.items():
         print(f"  {profile}")
         for stage, budget in asdict(budgets).items():
             print(f"    {stage}: " + ", ".join(f"{key}={value}" for key, value in budget.items()))
+
+
+def fetched(to_fetch: dict[str, list[str]]) -> list[str]:
+    """A line per file that a run would fetch first."""
+    return [f"fetch  {name}: {line}" for name, lines in to_fetch.items() for line in lines]
+
+
+def with_unknown(jobs: list[plan.Job], to_fetch: dict[str, list[str]]) -> list[plan.Job]:
+    """The plan where data files are not here yet: what they will hold cannot be compared, so their stages run."""
+    reason = "its data file is not here yet"
+    return [replace(job, reuse=False, reason=reason) if to_fetch.get(job.dataset) else job for job in jobs]
 
 
 def execute(args: argparse.Namespace, make_plan, root: Path, data_root: str) -> int:
@@ -144,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         if args.list:
-            show_list()
+            show_list(args.data_root)
             return 0
         seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
         overrides = plan.parse_settings(args.set, args.profile)
@@ -156,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
         from kr_utils import data
 
         for name in datasets:
-            data.require_name(name)
+            data.require_name(name, args.data_root)
         if args.status:
             from kr_utils.driver import report, status
 
@@ -165,7 +182,8 @@ def main(argv: list[str] | None = None) -> int:
             status.status(root, args.profile, asked)
             return 0
         data_root = str(data.data_root(args.data_root))
-        checksums = {name: data.check(name, args.data_root) for name in datasets}
+        to_fetch = {name: data.to_fetch(name, args.data_root) if args.dry_run else [] for name in datasets}
+        checksums = {name: "" if to_fetch[name] else data.check(name, args.data_root, tell=print) for name in datasets}
         make_plan = functools.partial(
             plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
             data_root=data_root, until=args.until, force=args.force,
@@ -177,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.dry_run:
             from kr_utils.driver import report, status
 
-            print("\n".join(report.dry_run(make_plan())))
+            print("\n".join([*fetched(to_fetch), *report.dry_run(with_unknown(make_plan(), to_fetch))]))
             return 0
         for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
             paths.writable(folder, option)

@@ -1,21 +1,33 @@
 """Datasets: from a name to validated uint8 images and int64 labels in three splits.
 
-`check` and `read_arrays` need only numpy, so the driver can refuse a bad file before anything heavy
-is imported; `load` wraps the same arrays as torch tensors.
+`check` needs only numpy, so the driver can refuse a bad file before anything heavy is imported; `load` wraps the same
+arrays as torch tensors. A name is that of a published dataset (`INFO`), or of a user's own: `<name>.npz` in the data
+folder with `<name>.json` beside it (`describe`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-from dataclasses import dataclass
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kr_utils import InputError, paths
-from kr_utils.dataset_file import SPLITS, checksum, one_line, read_npz, validate
+from kr_utils import InputError, paths, published, stages
+from kr_utils.dataset_file import (
+    SPLITS,
+    checksum,
+    one_line,
+    read_npz,
+    require_new_images,
+    shared_images,
+    tell_shared,
+    validate,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -26,13 +38,14 @@ class Info:
     """What must be known of a dataset before its file is opened."""
 
     title: str
-    source: str  # "sklearn", "medmnist" or "torchvision"
+    source: str  # "sklearn", "medmnist", "torchvision" or "own"
     classes: int
     channels: int
     licence: str
     hflip: bool = False  # does a left-right mirror image keep its label?
     vflip: bool = False
     resnet18: float | None = None  # MedMNIST v2's published test accuracy at 28 px
+    class_names: tuple[str, ...] = ()  # of a user's own set; others' come from their publishers
 
 
 def _med(title: str, classes: int, channels: int, resnet18: float, **more) -> Info:
@@ -89,86 +102,222 @@ class Dataset:
     train: Split
     val: Split
     test: Split
+    shared: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # see `dataset_file.shared_images`
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         return tuple(self.train.images.shape[1:])
 
+    def new(self, split: str) -> np.ndarray:
+        """Which images of "val" or "test" are in no training image, pixel by pixel: bool [N].
 
-def require_name(name: str) -> Info:
-    """The dataset's `Info`; InputError for an unknown or refused name."""
+        Only these are non-members: a copy of a training image was in training, whatever split it is in.
+        """
+        new = np.ones(len(getattr(self, split)), dtype=bool)
+        if ("train", split) in self.shared:
+            new[self.shared["train", split][:, 1]] = False
+        return new
+
+
+OWN_NAME = re.compile("[a-z0-9_]{1,40}")
+MIRROR = {"none": {}, "left-right": {"hflip": True}, "both": BOTH}
+OWN_KEYS = ("title", "class_names", "mirror", "licence")
+
+
+def require_name(name: str, root: str | Path = "") -> Info:
+    """The `Info` of a published dataset, or of a user's own in the data folder `root`; InputError for another name."""
+    choose = f"choose one of: {', '.join(INFO)}; or one of your own in the data folder (docs/running.md)"
     if not isinstance(name, str):
-        raise InputError(f"dataset is {str(name)[:60]!r}, which is no text; choose one of: {', '.join(INFO)}")
+        raise InputError(f"dataset is {str(name)[:60]!r}, which is no text; {choose}")
     if name in REFUSED:
-        raise InputError(f"dataset {name!r} {REFUSED[name]}; choose one of: {', '.join(INFO)}")
-    if name not in INFO:
-        raise InputError(f"unknown dataset {name[:60]!r}; choose one of: {', '.join(INFO)}")
-    return INFO[name]
+        raise InputError(f"dataset {name!r} {REFUSED[name]}; {choose}")
+    if name in INFO:
+        return INFO[name]
+    if _may_be_own(name):
+        images = data_root(root) / f"{name}.npz"
+        described = images.with_suffix(".json")
+        if _stands(described):
+            return describe(described)
+        if _stands(images):
+            keys = ", ".join(OWN_KEYS)
+            raise InputError(f"{images}: no {name}.json beside it; describe the set there ({keys}; docs/running.md)")
+    raise InputError(f"unknown dataset {name[:60]!r}; {choose}")
 
 
-def data_root(given: str = "") -> Path:
-    """Where data files are looked for: `given`, else the variable KR_DATA, else ~/.cache/knowledge-recycling."""
-    chosen, origin = given or os.environ.get("KR_DATA", ""), "--data-root" if given else "KR_DATA"
-    folder = paths.absolute(chosen or "~/.cache/knowledge-recycling", origin)
-    if chosen and not folder.is_dir():
-        raise InputError(f"{origin} points to {chosen!r}, which is not a folder; create it or name another")
-    return folder
+def own_sets(root: str | Path = "") -> dict[str, Info | InputError]:
+    """Every set of the user's own in the data folder: its `Info`, or why it cannot be read."""
+    found: dict[str, Info | InputError] = {}
+    for path in sorted(data_root(root).glob("*.json")):
+        if _may_be_own(path.stem):
+            try:
+                found[path.stem] = describe(path)
+            except InputError as error:
+                found[path.stem] = error
+    return found
 
 
-def load(name: str, root: str = "") -> Dataset:
-    """Read, validate and return a dataset.
+def describe(path: Path) -> Info:
+    """What the JSON file beside a user's own images says of them.
 
-    Parameters
-    ----------
-    name : a key of `INFO`
-    root : folder of data files; see `data_root`. A missing file is downloaded into it by the package
-        that publishes the dataset (medmnist, torchvision), which verifies its checksum.
+    An object of four keys: `title` (for tables and figures), `class_names` (a list; label i has the i-th name),
+    `mirror` (which mirror images keep their label: "none", "left-right" or "both") and `licence`.
+    The number of channels comes from the images; here it is 0.
 
     Raises
     ------
     InputError
-        Unknown name; file absent and not downloadable; file damaged or of the wrong form.
+        No such file, no valid JSON, a key that is missing, unknown or given twice, a value of the wrong kind.
+    """
+
+    def once(pairs: list) -> dict:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key is given twice")
+        return dict(pairs)
+
+    # Read it, whatever it is.
+    if not path.is_file():
+        raise InputError(f"{path}: a folder, device or broken link, not a file; put a description of the set there")
+    try:
+        with path.open("rb") as file:
+            raw = file.read(2**20 + 1)
+        if len(raw) > 2**20:
+            raise ValueError("more than a megabyte")
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not readable as JSON ({one_line(error)}); write an object with {OWN_KEYS}"
+        ) from error
+
+    # Then its form.
+    if not isinstance(value, dict) or set(value) != set(OWN_KEYS):
+        raise InputError(f"{path}: must be an object with the keys {', '.join(OWN_KEYS)}, no more and no less")
+    names = value["class_names"]
+    if not isinstance(names, list) or not 2 <= len(names) <= 1000 or len({str(name) for name in names}) < len(names):
+        raise InputError(f"{path}: class_names must be a list of 2 to 1000 names, each once")
+    for key, text in [("title", value["title"]), ("licence", value["licence"]), *(("class_names", n) for n in names)]:
+        if not isinstance(text, str) or not 1 <= len(text.strip()) <= 100 or not _printable(text):
+            raise InputError(f"{path}: {key} has {str(text)[:60]!r}; give a text of 1 to 100 characters on one line")
+    if not isinstance(value["mirror"], str) or value["mirror"] not in MIRROR:
+        raise InputError(f"{path}: mirror is {str(value['mirror'])[:60]!r}; use one of: {', '.join(MIRROR)}")
+
+    flips = MIRROR[value["mirror"]]
+    return Info(value["title"], "own", len(names), 0, value["licence"], class_names=tuple(names), **flips)
+
+
+def _may_be_own(name: str) -> bool:
+    """Whether a dataset of one's own may have this name; runs/<profile>/ holds the comparison's folder, too."""
+    taken = {notebook for notebook, _ in stages.STAGES.values()} | set(INFO) | set(REFUSED)
+    return bool(OWN_NAME.fullmatch(name)) and name not in taken
+
+
+def _stands(path: Path) -> bool:
+    """Whether anything is there, a broken link too."""
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError as error:
+        raise InputError(f"{path.parent}: you may not look into this folder; get permission or name another") from error
+
+
+def _printable(text: str) -> bool:
+    return not any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in text)
+
+
+def data_root(given: str | Path = "") -> Path:
+    """Where data files are looked for: `given`, else the variable KR_DATA, else ~/.cache/knowledge-recycling."""
+    folder, origin = paths.chosen(given, "--data-root", "KR_DATA", "~/.cache/knowledge-recycling")
+    if origin and not folder.is_dir():
+        raise InputError(f"{origin} points to {str(folder)!r}, which is not a folder; create it or name another")
+    return folder
+
+
+def load(name: str, root: str | Path = "") -> Dataset:
+    """Read, validate and return a dataset.
+
+    Parameters
+    ----------
+    name : a key of `INFO`, or the name of a user's own set
+    root : folder of data files; see `data_root`. A published file that is missing is downloaded into it by the
+        package that publishes the dataset (medmnist, torchvision), once its checksum has been verified.
+
+    Raises
+    ------
+    InputError
+        Unknown name; file absent and not downloadable; file damaged or of the wrong form; hardly an image of a
+        split that is not in train too.
     """
     import torch
 
-    arrays = read_arrays(name, root)
+    info, arrays, shared = _read(name, root)
     splits = {}
     for split in SPLITS:
         images = np.ascontiguousarray(arrays[f"{split}_images"].transpose(0, 3, 1, 2))
         splits[split] = Split(torch.from_numpy(images), torch.from_numpy(arrays[f"{split}_labels"].copy()))
-    info = INFO[name]
-    return Dataset(name, info, _class_names(name, info), checksum(arrays), **splits)
+    return Dataset(name, info, _class_names(name, info), _checksum(info, arrays), **splits, shared=shared)
 
 
-def check(name: str, root: str = "") -> str:
-    """Validate a dataset's files without torch; return the checksum of its content."""
-    return checksum(read_arrays(name, root))
+def check(name: str, root: str | Path = "", tell: Callable[[str], None] | None = None) -> str:
+    """Validate a dataset's files without torch; return the checksum of its content.
+
+    tell : is given a line if there are images that stand in two splits
+    """
+    info, arrays, shared = _read(name, root)
+    if tell and (words := tell_shared(shared)):
+        tell(f"{name}: {words}")
+    return _checksum(info, arrays)
 
 
-def read_arrays(name: str, root: str = "") -> dict[str, np.ndarray]:
-    """Validated arrays `<split>_images` uint8 [N, H, W, C] and `<split>_labels` int64 [N]."""
-    info = require_name(name)
+def to_fetch(name: str, root: str | Path = "") -> list[str]:
+    """What `load` would download first, a line per missing file: name, publisher, where it would go."""
+    if require_name(name, root).source in ("sklearn", "own"):
+        return []
+    folder = data_root(root)
+    return [
+        f"{file} from {published.PUBLISHERS[INFO[name].source]} into {folder}"
+        for file in published.absent(name, folder)
+    ]
+
+
+def _checksum(info: Info, arrays: dict[str, np.ndarray]) -> str:
+    """Of the arrays; of a user's own set also of its description, which decides on mirror images and on names."""
+    described = [info.title, info.class_names, info.hflip, info.vflip, info.licence]
+    return checksum(arrays, json.dumps(described) if info.source == "own" else "")
+
+
+def _read(name: str, root: str | Path) -> tuple[Info, dict[str, np.ndarray], dict[tuple[str, str], np.ndarray]]:
+    """Info; validated arrays `<split>_images` uint8 [N, H, W, C] and `<split>_labels` int64 [N]; shared images."""
+    info = require_name(name, root)
+    folder = None if info.source == "sklearn" else data_root(root)
+    if info.source in ("medmnist", "torchvision"):
+        published.fetch(name, folder)
+        published.verify(name, folder)
+
+    # Each source has its own form.
     if info.source == "sklearn":
         arrays, where = _read_digits(), "scikit-learn"
-    elif info.source == "medmnist":
-        path = _medmnist_file(name, data_root(root))
-        arrays, where = read_npz(path), str(path)
-    else:
-        folder = data_root(root)
+    elif info.source == "torchvision":
         arrays, where = _read_torchvision(name, folder), str(folder)
-    return validate(arrays, info.classes, info.channels, where)
+    else:
+        path = folder / f"{name}.npz"
+        if info.source == "own" and not path.is_file():
+            raise InputError(f"{path}: no such file beside {name}.json; put the images of the set there")
+        arrays, where = read_npz(path), str(path)
+
+    # From here on all are alike.
+    arrays = validate(arrays, info.classes, (info.channels,) if info.channels else (1, 3), where)
+    info = replace(info, channels=arrays["train_images"].shape[-1])
+    shared = shared_images(arrays)
+    require_new_images(shared, {split: len(arrays[f"{split}_labels"]) for split in SPLITS}, where)
+    return info, arrays, shared
 
 
 def _class_names(name: str, info: Info) -> tuple[str, ...]:
+    if info.source == "own":
+        return info.class_names
     if info.source == "medmnist":
-        from medmnist import INFO as published
-
-        return tuple(published[name]["label"][str(i)] for i in range(info.classes))
+        return tuple(published.medmnist_info()[name]["label"][str(i)] for i in range(info.classes))
     if name == "fashionmnist":
-        from torchvision.datasets import FashionMNIST
-
-        return tuple(FashionMNIST.classes)
+        return tuple(published.torchvision_class(name).classes)
     if name == "cifar10":
         return ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     return tuple(str(i) for i in range(info.classes))
@@ -196,59 +345,28 @@ def _read_digits() -> dict[str, np.ndarray]:
     return arrays
 
 
-def _medmnist_file(name: str, root: Path) -> Path:
-    path = root / f"{name}.npz"
-    try:
-        if path.is_file():
-            return path
-        stands = path.exists() or path.is_symlink()
-    except PermissionError as error:
-        raise InputError(f"{root}: you may not look into this folder; get permission or name another") from error
-    if stands:
-        raise InputError(f"{path}: a folder, device or broken link, not a file; put MedMNIST's {name}.npz there")
+def _read_torchvision(name: str, folder: Path) -> dict[str, np.ndarray]:
+    """CIFAR and Fashion-MNIST, whose files have been compared with their published MD5 sums.
 
-    def download() -> None:
-        import medmnist
-
-        cls = getattr(medmnist, medmnist.INFO[name]["python_class"])
-        cls(split="train", download=True, root=str(root), size=28)
-
-    _fetch(download, root, f"{name}.npz from MedMNIST v2 (https://medmnist.com)")
-    return path
-
-
-def _read_torchvision(name: str, root: Path) -> dict[str, np.ndarray]:
-    """CIFAR and Fashion-MNIST through torchvision, which verifies each file before reading it.
-
-    CIFAR is published as Python pickles: torchvision opens them only after their MD5 has matched.
+    CIFAR is published as Python pickles: torchvision opens them, and compares the sums once more before it does.
     """
-    from torchvision import datasets
+    if name == "fashionmnist":
+        # The IDX format: a header of 16 bytes before the images, of 8 before the labels.
+        raw = folder / "FashionMNIST/raw"
+        train, test = (
+            (
+                np.fromfile(raw / f"{part}-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 28, 28),
+                np.fromfile(raw / f"{part}-labels-idx1-ubyte", np.uint8, offset=8).astype(np.int64),
+            )
+            for part in ("train", "t10k")
+        )
+    else:
+        cls = published.torchvision_class(name)
+        both = [cls(str(folder), train=part, download=False) for part in (True, False)]
+        train, test = ((np.asarray(part.data), np.asarray(part.targets)) for part in both)
 
-    cls = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashionmnist": datasets.FashionMNIST}[name]
-
-    def both(download: bool) -> list:
-        return [cls(str(root), train=train, download=download) for train in (True, False)]
-
-    try:
-        train, test = both(download=False)
-    except RuntimeError:  # torchvision's "not found or corrupted"
-        folder = "FashionMNIST/raw/*-ubyte" if name == "fashionmnist" else cls.base_folder
-        train, test = _fetch(lambda: both(download=True), root, folder)
-    except Exception as error:  # torchvision's readers also fail with AssertionError, KeyError, struct.error
-        raise InputError(f"{root}: {cls.__name__} files are damaged ({one_line(error)}); fetch them again") from error
-    images, labels = np.asarray(train.data), np.asarray(train.targets)
     # No official validation split: a tenth of train, stratified, is cut off by a fixed seed.
+    images, labels = train
     keep, held = _cut(labels, (len(labels) - len(labels) // 10, len(labels) // 10))
-    parts = {"train": (images[keep], labels[keep]), "val": (images[held], labels[held])}
-    parts["test"] = (np.asarray(test.data), np.asarray(test.targets))
+    parts = {"train": (images[keep], labels[keep]), "val": (images[held], labels[held]), "test": test}
     return {f"{split}_{part}": a for split, pair in parts.items() for part, a in zip(("images", "labels"), pair)}
-
-
-def _fetch(download, root: Path, what: str):
-    """Run a publisher's own download; offline, say which file to put where."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with contextlib.redirect_stdout(None):
-            return download()
-    except Exception as error:  # any failure of the network, the mirror or the checksum ends the same way
-        raise InputError(f"not found and not downloadable ({one_line(error)}); put {what} into {root}") from error

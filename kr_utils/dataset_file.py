@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
+import warnings
 import zipfile
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +19,31 @@ SPLITS = ("train", "val", "test")
 KEYS = tuple(f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))
 MAX_BYTES = 16 * 2**30  # declared size above which an archive is refused unread
 SMALLEST, LARGEST = 4, 512  # side of an image in pixels
+FEWEST = 20  # images of a split that are left without those of train; with fewer an attack says nothing
 
 
-def checksum(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 over names, shapes and bytes of the arrays: independent of how a file was compressed."""
-    digest = hashlib.sha256()
+def checksum(arrays: dict[str, np.ndarray], described: str = "") -> str:
+    """SHA-256 over names, shapes and bytes of the arrays: independent of how a file was compressed.
+
+    described : what else a user's own set consists of (classes, mirror images), as text
+    """
+    digest = hashlib.sha256(described.encode())
     for key in sorted(arrays):
         digest.update(f"{key}{arrays[key].shape}{arrays[key].dtype}".encode())
         digest.update(np.ascontiguousarray(arrays[key]).data)
     return digest.hexdigest()
 
 
-def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: str) -> dict[str, np.ndarray]:
+def validate(
+    arrays: dict[str, np.ndarray], classes: int, channels: tuple[int, ...], where: str
+) -> dict[str, np.ndarray]:
     """Check the six arrays of a dataset and bring them into one form.
 
     Parameters
     ----------
     arrays : `<split>_images` uint8 [N, H, W] or [N, H, W, C]; `<split>_labels` integer [N] or [N, 1]
-    classes, channels : what the dataset declares
+    classes : how many the dataset declares
+    channels : the numbers of channels that it may have
     where : the file, named in every error
 
     Raises
@@ -53,9 +64,9 @@ def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: 
             raise InputError(f"{where}: {split}_images is {images.dtype}, not uint8; store pixels as 0..255")
         if images.ndim == 3:
             images = images[..., None]
-        if images.ndim != 4 or images.shape[-1] != channels:
-            shape = "x".join(map(str, images.shape))
-            raise InputError(f"{where}: {split}_images is {shape}; expected N x H x W with {channels} channel(s)")
+        if images.ndim != 4 or images.shape[-1] not in channels:
+            shape, few = "x".join(map(str, images.shape)), " or ".join(map(str, channels))
+            raise InputError(f"{where}: {split}_images is {shape}; expected N x H x W with {few} channel(s)")
 
         # Labels: one whole number per image
         if labels.dtype.kind not in "iu":
@@ -78,13 +89,13 @@ def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: 
         if low < 0 or high >= classes:
             bad = low if low < 0 else high
             raise InputError(f"{where}: {split}_labels holds {bad}; labels must be 0..{classes - 1}")
-
-        sizes.add(images.shape[1:3])
+        sizes.add(images.shape[1:])
         out[f"{split}_images"], out[f"{split}_labels"] = images, labels.astype(np.int64)
 
     # The splits together
     if len(sizes) > 1:
-        raise InputError(f"{where}: the splits differ in image size ({sorted(sizes)}); all must be the same")
+        found = ", ".join("x".join(map(str, size)) for size in sorted(sizes))
+        raise InputError(f"{where}: the splits differ in image size ({found}); all must be the same")
     for split in SPLITS:  # recall, AUC and the grid of images need every class in every split
         empty = np.flatnonzero(np.bincount(out[f"{split}_labels"], minlength=classes) == 0)
         if len(empty):
@@ -96,35 +107,136 @@ def validate(arrays: dict[str, np.ndarray], classes: int, channels: int, where: 
     return out
 
 
+def shared_images(arrays: dict[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
+    """Images that stand in two splits with exactly the same pixels.
+
+    Parameters
+    ----------
+    arrays : as `validate` returns them
+
+    Returns
+    -------
+    (one split, a later split) -> int [K, 2], a row per image of the later split that is in the first one too: its
+    index there (the first, if there are several) and its index in the later split
+    """
+    places: dict[str, dict[bytes, int]] = {}
+    digests = {}
+    for split in SPLITS:
+        # A digest of 16 bytes stands for the pixels: two images that differ share one in 1 of 10^38 cases.
+        rows = np.ascontiguousarray(arrays[f"{split}_images"])
+        digests[split] = [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
+        places[split] = {digest: i for i, digest in reversed([*enumerate(digests[split])])}
+    found = {}
+    for first, later in combinations(SPLITS, 2):
+        pairs = [(places[first][digest], i) for i, digest in enumerate(digests[later]) if digest in places[first]]
+        found[first, later] = np.array(pairs, dtype=int).reshape(-1, 2)
+    return found
+
+
+def require_new_images(shared: dict[tuple[str, str], np.ndarray], sizes: dict[str, int], where: str) -> None:
+    """InputError if so many images of a split are in train too that hardly one is left that no model has seen."""
+    for split in ("val", "test"):
+        copies = len(shared["train", split])
+        if copies and sizes[split] - copies < FEWEST:
+            raise InputError(
+                f"{where}: {copies} of {sizes[split]} {split} images are in train too, pixel by pixel; "
+                f"at least {FEWEST} must be new; split the images again, each into one split only"
+            )
+
+
+def tell_shared(shared: dict[tuple[str, str], np.ndarray], most: int = 3) -> str:
+    """How many images stand in two splits, and the first few, in one line; "" if there is none."""
+    words = []
+    for (first, later), pairs in shared.items():
+        if len(pairs):
+            examples = ", ".join(f"{first} {i} = {later} {j}" for i, j in pairs[:most])
+            more = ", ..." if len(pairs) > most else ""
+            words.append(f"{len(pairs)} of {later} in {first} too ({examples}{more})")
+    return f"the same pixels in two splits: {'; '.join(words)}; those in train do not count as non-members" * bool(
+        words
+    )
+
+
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file, never unpickling; InputError if it is damaged or holds objects."""
     try:
         with zipfile.ZipFile(path) as archive:
-            size = sum(item.file_size for item in archive.infolist())
-        if size > (limit := min(MAX_BYTES, _memory())):
-            most = f"more than the {limit / 2**30:.1f} GiB that can be read here"
-            raise InputError(f"{path}: declares {size / 2**30:.1f} GiB unpacked, {most}; use a smaller file")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in KEYS if key in archive.files}  # nothing else is even opened
-        if raw := [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]:
-            raise InputError(f"{path}: {raw[0]} is no array but raw bytes; write the file with numpy.savez")
-        return arrays
+            # A member "a.npy" is the array "a"; a second one of that name would be read by some and not by others.
+            members = [item for item in archive.infolist() if item.filename.removesuffix(".npy") in KEYS]
+            names = [item.filename.removesuffix(".npy") for item in members]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise InputError(f"{path}: holds {twice[0]} twice; write the file again, each array once")
+
+            # Unread, for their sizes: all arrays, and once more the largest, whose bytes are held while it is read.
+            sizes = [item.file_size for item in members]
+            need, limit = sum(sizes) + max(sizes, default=0), min(MAX_BYTES, memory_limit())
+            if need > limit:
+                most = f"more than the {limit / 2**30:.1f} GiB that can be read here"
+                raise InputError(f"{path}: needs {need / 2**30:.1f} GiB unpacked, {most}; use a smaller file")
+
+            return {name: _read_member(archive, item, path) for name, item in zip(names, members, strict=True)}
     except InputError:
         raise
     except PermissionError as error:
         raise InputError(f"{path}: you may not read this file; get permission or name another folder") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: too large for the memory that is left here; use a smaller file") from error
     except Exception as error:  # zip, zlib, numpy's and even Python's parser fail in many ways on damaged bytes
-        if isinstance(error, ValueError) and "pickle" in str(error):  # numpy's word for an object array
+        if isinstance(error, ValueError) and "Object arrays" in str(error):  # numpy's word
             raise InputError(f"{path}: not readable without pickle; store plain numeric arrays") from error
         raise InputError(f"{path}: damaged or not an npz file ({one_line(error)}); fetch it again") from error
 
 
-def _memory() -> int:
-    """Bytes of memory in this machine; a reader that unpacks more would be killed without a word."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not POSIX
-        return MAX_BYTES
+def _read_member(archive: zipfile.ZipFile, item: zipfile.ZipInfo, path: Path) -> np.ndarray:
+    """One array. All its bytes are read first: only at their end does zipfile compare the checksum."""
+    raw = io.BytesIO(archive.read(item))
+    if raw.getbuffer()[:6] != np.lib.format.MAGIC_PREFIX:
+        raise InputError(f"{path}: {item.filename} is no array but raw bytes; write the file with numpy.savez")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy only warns of headers that it has to guess at
+        array = np.lib.format.read_array(raw, allow_pickle=False)
+    if raw.read(1):
+        raise InputError(f"{path}: {item.filename} goes on after its array; write the file again with numpy.savez")
+    return array
+
+
+def memory_limit(cgroups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of memory that this process may use: the least of machine, container and the user's own limits.
+
+    A reader that unpacks more would be killed without a word.
+
+    Parameters
+    ----------
+    cgroups : where control groups are mounted (version 2, or version 1 with a folder for each controller)
+    process : the groups of this process, lines of number:controllers:path
+    """
+    limits = [MAX_BYTES]
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not POSIX
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+    # The user's limits (ulimit -v, ulimit -d).
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        soft = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+        limits += [value for value in soft if value != resource.RLIM_INFINITY]
+
+    # The container's: each group from this process's own up to the root may have one.
+    groups = ["0::/", "0:memory:/"]  # within a container the own group is the root that is seen
+    with contextlib.suppress(OSError):
+        groups += process.read_text().splitlines()
+    for line in groups:
+        _, controllers, name = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        place = cgroups / controllers
+        for folder in [place / name.strip("/"), *(place / name.strip("/")).parents]:
+            with contextlib.suppress(OSError, ValueError):  # no such file, or the word "max"
+                file = "memory.limit_in_bytes" if controllers else "memory.max"
+                limits.append(int((folder / file).read_text()))
+            if folder == place:
+                break
+    return min(limits)
 
 
 def one_line(error: Exception) -> str:

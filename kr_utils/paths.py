@@ -47,15 +47,25 @@ def writable(folder: Path, origin: str) -> None:
         raise InputError(f"{origin} {folder}: {reason}; name a folder you may write to, with space left") from error
 
 
-def runs_root(given: str = "") -> Path:
+def chosen(given: str | Path, option: str, variable: str, usual: str | Path) -> tuple[Path, str]:
+    """The absolute folder that an option names, else a variable, else `usual`; and which of them named it, or "".
+
+    InputError for what is neither text nor path: None would become a folder of that name.
+    """
+    if not isinstance(given, (str, Path)):
+        raise InputError(f'{option} is {str(given)[:60]!r}, not the name of a folder; give a text, or "" for the usual')
+    origin = option if str(given) else variable if os.environ.get(variable) else ""
+    return absolute(str(given) or os.environ.get(variable, "") or usual, origin or variable), origin
+
+
+def runs_root(given: str | Path = "") -> Path:
     """`given`, else the variable KR_RUNS, else runs/ in the repository; absolute."""
-    return absolute(given or os.environ.get("KR_RUNS", "") or ROOT / "runs", "--runs-dir" if given else "KR_RUNS")
+    return chosen(given, "--runs-dir", "KR_RUNS", ROOT / "runs")[0]
 
 
-def figures_root(given: str = "") -> Path:
+def figures_root(given: str | Path = "") -> Path:
     """`given`, else the variable KR_FIGURES, else figures/ in the repository; absolute."""
-    chosen = given or os.environ.get("KR_FIGURES", "") or ROOT / "figures"
-    return absolute(chosen, "--figures-dir" if given else "KR_FIGURES")
+    return chosen(given, "--figures-dir", "KR_FIGURES", ROOT / "figures")[0]
 
 
 def stage_dir(root: Path, profile: str, dataset: str, seed: int, stage: str) -> Path:

@@ -16,88 +16,96 @@ from dataclasses import dataclass, field
 from kr_utils import InputError
 
 
+def number(default, *, least: float | None = None, most: float = 10**9):
+    """A field of a budget, with its range: from `least`, or from above 0 where that is None, to `most`.
+
+    Beyond `most` no machine can hold it, or no search can end.
+    """
+    return field(default=default, metadata={"least": least, "most": most})
+
+
 @dataclass(frozen=True)
 class Start:
-    images: int = 8  # shown per class
+    images: int = number(8, most=100)  # shown per class
 
 
 @dataclass(frozen=True)
 class Teacher:
-    width: int = 16  # channels of the first stage
-    depth: int = 8  # layers, 6n + 2
-    epochs: int = 40
-    most_steps: int = 4000  # optimiser steps: a large set gets fewer epochs (`classifier.epochs_within`); 0: none
-    batch: int = 64
-    lr: float = 0.1
-    weight_decay: float = 5e-4
-    erase: float = 0.25  # probability of random erasing
+    width: int = number(16, most=4096)  # channels of the first stage
+    depth: int = number(8, least=8, most=1202)  # layers, 6n + 2
+    epochs: int = number(40)
+    most_steps: int = number(4000, least=0)  # of the optimiser: a large set gets fewer epochs; 0: no limit
+    batch: int = number(64, most=2**16)
+    lr: float = number(0.1, most=100)
+    weight_decay: float = number(5e-4, least=0, most=10)
+    erase: float = number(0.25, least=0, most=1)  # probability of random erasing
 
 
 @dataclass(frozen=True)
 class Generator:
-    steps: int = 600  # optimiser steps
-    passes: int = 0  # over the training set, at least: a large set gets more steps (`generator.steps_for`)
-    most_steps: int = 0  # but not more than this; 0: no limit
-    batch: int = 128
-    lr: float = 2e-3
-    width: int = 64
-    levels: int = 1
-    layers: int = 1
-    fold: int = 2  # 2: each 2x2 pixels become channels, a quarter of the cost
-    ema_decay: float = 0.995
-    label_dropout: float = 0.1
-    checkpoints: int = 4
-    few_steps: int = 240  # optimiser steps of consistency tuning (few-step generation); 0: none
-    few_lr: float = 5e-4
+    steps: int = number(600)  # optimiser steps
+    passes: int = number(0, least=0)  # over the training set, at least: a large set gets more steps
+    most_steps: int = number(0, least=0)  # but not more than this; 0: no limit
+    batch: int = number(128, most=2**16)
+    lr: float = number(2e-3, most=100)
+    width: int = number(64, most=4096)
+    levels: int = number(1, most=8)
+    layers: int = number(1, most=16)
+    fold: int = number(2, most=16)  # 2: each 2x2 pixels become channels, a quarter of the cost
+    ema_decay: float = number(0.995, most=1)
+    label_dropout: float = number(0.1, least=0, most=1)
+    checkpoints: int = number(4, most=1000)
+    few_steps: int = number(240, least=0)  # optimiser steps of consistency tuning (few-step generation); 0: none
+    few_lr: float = number(5e-4, most=100)
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    epochs: int = 15  # of each short Student
-    period: int = 10  # regeneration while searching ("fast")
-    students: int = 3  # averaged per candidate
-    guidance: float = 1.0
-    steps: int = 10
-    most_images: int = 1000  # per synthetic set; 0: as many as the real training set, however many
+    epochs: int = number(15)  # of each short Student
+    period: int = number(10)  # regeneration while searching ("fast")
+    students: int = number(3, most=1000)  # averaged per candidate
+    guidance: float = number(1.0, most=1000)
+    steps: int = number(10)
+    most_images: int = number(1000, least=0, most=10**8)  # per synthetic set; 0: as many as the real training set
     balance: str = "uniform"  # or "prior"
 
 
 @dataclass(frozen=True)
 class Tuning:
-    epochs: int = 15
-    period: int = 10
-    students: int = 2
-    guidance: tuple[float, ...] = (1.0, 2.0)
-    steps: tuple[int, ...] = (8, 16)
-    churn: tuple[float, ...] = (2.0,)  # more needs more steps
-    threshold: tuple[float, ...] = (0.5,)
-    most_images: int = 1000
+    epochs: int = number(15)
+    period: int = number(10)
+    students: int = number(2, most=1000)
+    guidance: tuple[float, ...] = number((1.0, 2.0), most=1000)
+    steps: tuple[int, ...] = number((8, 16))
+    churn: tuple[float, ...] = number((2.0,), least=0, most=1000)  # more needs more steps
+    threshold: tuple[float, ...] = number((0.5,), least=0, most=1)
+    most_images: int = number(1000, least=0, most=10**8)
     balance: str = "uniform"
 
 
 @dataclass(frozen=True)
 class Distillation:
-    epochs: int = 40
-    period: int = 5  # epochs between regenerations; 1 is the paper's "accurate" run
-    images: int = 0  # per synthetic set; 0: as many as the real training set, but not more than `most_images`
-    most_images: int = 4000  # 0: no limit
+    epochs: int = number(40)
+    period: int = number(5)  # epochs between regenerations; 1 is the paper's "accurate" run
+    images: int = number(0, least=0, most=10**8)  # per synthetic set; 0: as the real training set, up to `most_images`
+    most_images: int = number(4000, least=0, most=10**8)  # 0: no limit
     balance: str = "uniform"
-    temperature: float = 1.0
-    hard_weight: float = 0.0  # share of the hard-label loss in GKD
+    temperature: float = number(1.0, most=1000)
+    hard_weight: float = number(0.0, least=0, most=1)  # share of the hard-label loss in GKD
 
 
 @dataclass(frozen=True)
 class Membership:
-    overfit_images: int = 200  # members of the positive control
-    overfit_epochs: int = 40
-    released: int = 2000  # synthetic images that are attacked; not more than there are training images
-    draws: int = 1000  # bootstrap
-    lam: float = 2.0  # lambda of AOP
+    overfit_images: int = number(200, least=20, most=10**6)  # members of the positive control
+    overfit_epochs: int = number(40)
+    released: int = number(2000, least=20, most=10**6)  # synthetic images that are attacked, up to as many as train has
+    draws: int = number(1000, most=10**6)  # bootstrap
+    lam: float = number(2.0, most=1000)  # lambda of AOP
 
 
 @dataclass(frozen=True)
 class Compare:
-    examples: int = 6  # images per class in the grid
+    examples: int = number(6, most=100)  # images per class in the grid
 
 
 @dataclass(frozen=True)
@@ -211,36 +219,25 @@ def budget(stage: str, profile: str, overrides: dict | None = None):
         raise InputError(f"unknown stage {stage[:60]!r}; choose one of: {', '.join(STAGES)}")
     base = getattr(PROFILES[profile], stage)
     kinds = typing.get_type_hints(type(base))
+    limits = {f.name: f.metadata for f in dataclasses.fields(base)}
     values = {}
     if not isinstance(overrides or {}, dict):
         raise InputError(f'overrides of {stage} are {str(overrides)[:60]!r}; write a dict such as {{"epochs": 60}}')
     for name, value in (overrides or {}).items():
         if name not in kinds:
             raise InputError(f"{stage} has no field {str(name)[:60]!r}; it has: {', '.join(kinds)}")
-        values[name] = _parse(f"{stage}.{name}", value, kinds[name])
+        values[name] = _parse(f"{stage}.{name}", value, kinds[name], limits[name])
     return dataclasses.replace(base, **values)
 
 
-# Fields in which zero is a meaningful value; all other numbers must be positive.
-MAY_BE_ZERO = {"erase", "label_dropout", "weight_decay", "images", "hard_weight", "churn", "threshold", "few_steps"}
-MAY_BE_ZERO |= {"most_steps", "most_images", "passes"}
-AT_MOST_ONE = {"erase", "label_dropout", "hard_weight", "threshold", "ema_decay"}
-# What no machine can hold or no search can end with; all other numbers go up to a thousand million.
-AT_MOST = {"width": 4096, "depth": 1202, "levels": 8, "layers": 16, "fold": 16, "batch": 2**16, "checkpoints": 1000}
-AT_MOST |= {"students": 1000, "examples": 100, "draws": 10**6, "lr": 100, "temperature": 1000, "churn": 1000}
-AT_MOST |= {
-    "guidance": 1000,
-    "lam": 1000,
-    "weight_decay": 10,
-    "overfit_images": 10**6,
-    "images": 10**8,
-    "released": 10**6,
-}
-AT_MOST |= {"most_images": 10**8}
 MOST_VALUES = 1000  # of one list
 
 
-def _parse(name: str, value, kind):
+def _parse(name: str, value, kind, limits):
+    """One value of the declared kind within its limits; InputError otherwise.
+
+    limits : "least" and "most", as `number` stores them
+    """
     if typing.get_origin(kind) is tuple:
         items = value.split(",") if isinstance(value, str) else value
         if isinstance(items, (int, float)):
@@ -248,36 +245,31 @@ def _parse(name: str, value, kind):
         if not items or not isinstance(items, (list, tuple)) or len(items) > MOST_VALUES:
             shown = str(value)[:60]
             raise InputError(f"{name} is {shown!r}; give one or more numbers (at most {MOST_VALUES}), such as 1,2")
-        return tuple(_parse(name, item, typing.get_args(kind)[0]) for item in items)
-
-    # A word
+        return tuple(_parse(name, item, typing.get_args(kind)[0], limits) for item in items)
     if kind is str:
         if value not in ("uniform", "prior"):
             raise InputError(f"{name} is {str(value)[:60]!r}; use uniform or prior")
         return value
 
-    # A number, perhaps written as text
+    # A number of the right kind.
     word = "a whole number" if kind is int else "a number"
     try:
-        number = kind(value) if isinstance(value, str) or kind is float else value
-        if isinstance(number, bool) or (kind is int and number != int(number)) or not math.isfinite(number):
+        given = kind(value) if isinstance(value, str) or kind is float else value
+        if isinstance(value, bool) or (kind is int and given != int(given)) or not math.isfinite(given):
             raise ValueError
-        number = kind(number)
+        given = kind(given)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} is {str(value)[:60]!r}; it must be {word}") from None
 
-    # Its range
-    field_name = name.split(".")[1]
-    if number < 0 or (number == 0 and field_name not in MAY_BE_ZERO):
-        raise InputError(f"{name} is {number}; it must be {'at least 0' if field_name in MAY_BE_ZERO else 'above 0'}")
-    if field_name in AT_MOST_ONE and number > 1:
-        raise InputError(f"{name} is {number}; it must be at most 1")
-    if field_name == "depth" and (number < 8 or (number - 2) % 6):
-        raise InputError(f"{name} is {number}; a CIFAR ResNet has 6n + 2 layers: 8, 14, 20, ...")
-    if name == "generator.width" and number % 8:
-        raise InputError(f"{name} is {number}; it must be a multiple of 8 (group normalisation has 8 groups)")
-    if field_name in ("overfit_images", "released") and number < 20:
-        raise InputError(f"{name} is {number}; an attack on fewer than 20 images says nothing")
-    if number > (most := AT_MOST.get(field_name, 10**9)):
-        raise InputError(f"{name} is {str(number)[:60]}; that is more than any run can do (at most {most})")
-    return number
+    # Within its limits.
+    least, most = limits["least"], limits["most"]
+    if given < (least or 0) or (given == 0 and least is None):
+        raise InputError(f"{name} is {given}; it must be {'above 0' if least is None else f'at least {least}'}")
+    if given > most:
+        why = "" if most == 1 else "that is more than any run can do; "
+        raise InputError(f"{name} is {str(given)[:60]}; {why}it must be at most {most}")
+    if name == "teacher.depth" and (given - 2) % 6:
+        raise InputError(f"{name} is {given}; a CIFAR ResNet has 6n + 2 layers: 8, 14, 20, ...")
+    if name == "generator.width" and given % 8:
+        raise InputError(f"{name} is {given}; it must be a multiple of 8 (group normalisation has 8 groups)")
+    return given

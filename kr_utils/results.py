@@ -160,9 +160,9 @@ def origin(name: str, seed: int, run: Run, source: str, profile: str) -> dict:
         # The data
         "profile": profile,
         "dataset": name,
-        "title": data.INFO[name].title,
+        "title": run["start"].metrics["title"],
         "seed": seed,
-        "resnet18": data.INFO[name].resnet18,
+        "resnet18": data.INFO[name].resnet18 if name in data.INFO else None,
         "classes": plain_text(";".join(c.replace(";", ",") for c in teacher["class_names"])),
         "test_images": ";".join(map(str, np.sum(teacher["test_confusion"], axis=1))),
         # The work

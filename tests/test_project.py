@@ -30,13 +30,15 @@ FLOORS = {
     "paths": {"stages"},
     "profiles": set(),
     "belief": set(),
+    "parameters": {"paths"},
     # the method
     "seeds": set(),
     "metrics": set(),
     "precision": set(),
     "resume": set(),
     "dataset_file": set(),
-    "data": {"paths", "dataset_file"},
+    "published": {"dataset_file"},
+    "data": {"stages", "paths", "dataset_file", "published"},
     "plots": {"metrics"},
     "results_file": set(),
     "results": {"belief", "data", "metrics", "profiles", "results_file"},
@@ -60,7 +62,7 @@ FLOORS = {
     "runs/locks": set(),
     "runs/finished": {"stages", "paths", "runs/code", "runs/files", "runs/folders", "runs/identity", "runs/locks"},
     "runs/stage": {"stages", "paths", "resume", "runs/files", "runs/finished", "runs/folders", "runs/identity"}
-    | {"runs/cells", "runs/code", "runs/locks", "runs/machine"},
+    | {"parameters", "runs/cells", "runs/code", "runs/locks", "runs/machine"},
     "runs/__init__": {"paths", "runs/files", "runs/finished", "runs/machine", "runs/progress", "runs/stage"},
     # driver/, the engine, above all of the store
     "driver/__init__": set(),

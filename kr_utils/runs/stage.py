@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kr_utils import InputError
+from kr_utils import InputError, parameters
 from kr_utils.paths import runs_root, stage_dir
 from kr_utils.runs import cells, files, folders, locks
 from kr_utils.runs.code import code_hashes, edited_since_start
@@ -153,11 +153,10 @@ def begin(
     InputError
         A stage that this one reads is not finished; the message says how to run it.
     """
-    if type(seed) is not int or not 0 <= seed < 2**31:
-        raise InputError(f"seed is {str(seed)[:40]!r}; give a whole number from 0 to {2**31 - 1}")
+    parameters.check({"dataset": dataset, "profile": profile, "seed": seed, "runs_dir": runs_dir})
     if not __debug__:
         raise InputError("asserts are switched off (python -O or PYTHONOPTIMIZE), and with them every check; unset it")
-    root, notebook = runs_root(str(runs_dir)), STAGES[stage][0]
+    root, notebook = runs_root(runs_dir), STAGES[stage][0]
     parts = ingredients(stage, dataset, seed, asdict(budget), checksum)
     if edited := [file for file in edited_since_start() if file.removesuffix(".py") in parts["code"]]:
         raise InputError(
@@ -179,9 +178,9 @@ def begin(
     settle(final, own=True)
     owner = state_owner(parts, {need: done.digest() for need, done in upstream.items()})
     earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
-    parameters = {"dataset": dataset, "profile": profile, "seed": seed}
+    named = {"dataset": dataset, "profile": profile, "seed": seed}
     watch = cells.Watch(stage, budget)
-    return Stage(stage, final, parts, parameters, watch, upstream, found, left_out, earlier, starts, lock=lock)
+    return Stage(stage, final, parts, named, watch, upstream, found, left_out, earlier, starts, lock=lock)
 
 
 def _upstream(stage: str, root: Path, dataset: str, profile: str, seed: int) -> dict[str, Done]:
