@@ -9,3 +9,11 @@ class InputError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """What JupyterLab shows: IPython asks an exception for it, and here the line says it all."""
         return [f"InputError: {self}"]
+
+
+def shown(value: object) -> str:
+    """A value in an error's line: quoted, on one line, short; its kind where it cannot be written out."""
+    try:
+        return repr(str(value)[:60])
+    except Exception:  # a number of 5,000 digits, or an object whose own code fails
+        return f"a value of type {type(value).__name__}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kr_utils import InputError, paths, published, stages
+from kr_utils import InputError, paths, published, shown, stages
 from kr_utils.dataset_file import (
     SPLITS,
     checksum,
@@ -129,7 +129,7 @@ def require_name(name: str, root: str | Path = "") -> Info:
     """The `Info` of a published dataset, or of a user's own in the data folder `root`; InputError for another name."""
     choose = f"choose one of: {', '.join(INFO)}; or one of your own in the data folder (docs/running.md)"
     if not isinstance(name, str):
-        raise InputError(f"dataset is {str(name)[:60]!r}, which is no text; {choose}")
+        raise InputError(f"dataset is {shown(name)}, which is no text; {choose}")
     if name in REFUSED:
         raise InputError(f"dataset {name!r} {REFUSED[name]}; {choose}")
     if name in INFO:
@@ -184,10 +184,11 @@ def describe(path: Path) -> Info:
         if len(raw) > 2**20:
             raise ValueError("more than a megabyte")
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+    except PermissionError as error:
+        raise InputError(f"{path}: you may not read this file; get permission or name another folder") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not readable as JSON ({one_line(error)}); write an object with {OWN_KEYS}"
-        ) from error
+        wanted = f"write an object with the keys {', '.join(OWN_KEYS)}"
+        raise InputError(f"{path}: not readable as JSON ({one_line(error)}); {wanted}") from error
 
     # Then its form.
     if not isinstance(value, dict) or set(value) != set(OWN_KEYS):
@@ -197,9 +198,9 @@ def describe(path: Path) -> Info:
         raise InputError(f"{path}: class_names must be a list of 2 to 1000 names, each once")
     for key, text in [("title", value["title"]), ("licence", value["licence"]), *(("class_names", n) for n in names)]:
         if not isinstance(text, str) or not 1 <= len(text.strip()) <= 100 or not _printable(text):
-            raise InputError(f"{path}: {key} has {str(text)[:60]!r}; give a text of 1 to 100 characters on one line")
+            raise InputError(f"{path}: {key} has {shown(text)}; give a text of 1 to 100 characters on one line")
     if not isinstance(value["mirror"], str) or value["mirror"] not in MIRROR:
-        raise InputError(f"{path}: mirror is {str(value['mirror'])[:60]!r}; use one of: {', '.join(MIRROR)}")
+        raise InputError(f"{path}: mirror is {shown(value['mirror'])}; use one of: {', '.join(MIRROR)}")
 
     flips = MIRROR[value["mirror"]]
     return Info(value["title"], "own", len(names), 0, value["licence"], class_names=tuple(names), **flips)
@@ -251,7 +252,7 @@ def load(name: str, root: str | Path = "") -> Dataset:
     info, arrays, shared = _read(name, root)
     splits = {}
     for split in SPLITS:
-        images = np.ascontiguousarray(arrays[f"{split}_images"].transpose(0, 3, 1, 2))
+        images = np.array(arrays[f"{split}_images"].transpose(0, 3, 1, 2), order="C")  # a copy, which may be written to
         splits[split] = Split(torch.from_numpy(images), torch.from_numpy(arrays[f"{split}_labels"].copy()))
     return Dataset(name, info, _class_names(name, info), _checksum(info, arrays), **splits, shared=shared)
 
@@ -300,7 +301,7 @@ def _read(name: str, root: str | Path) -> tuple[Info, dict[str, np.ndarray], dic
     else:
         path = folder / f"{name}.npz"
         if info.source == "own" and not path.is_file():
-            raise InputError(f"{path}: no such file beside {name}.json; put the images of the set there")
+            raise InputError(f"{path}: not a file; put the images that {name}.json describes there")
         arrays, where = read_npz(path), str(path)
 
     # From here on all are alike.

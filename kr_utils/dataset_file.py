@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 import warnings
 import zipfile
@@ -167,14 +168,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             if twice := [name for name in names if names.count(name) > 1]:
                 raise InputError(f"{path}: holds {twice[0]} twice; write the file again, each array once")
 
-            # Unread, for their sizes: all arrays, and once more the largest, whose bytes are held while it is read.
-            sizes = [item.file_size for item in members]
-            need, limit = sum(sizes) + max(sizes, default=0), min(MAX_BYTES, memory_limit())
-            if need > limit:
+            # Their sizes are declared, and nothing has been read yet.
+            size, limit = sum(item.file_size for item in members), memory_limit()
+            if size > limit:
                 most = f"more than the {limit / 2**30:.1f} GiB that can be read here"
-                raise InputError(f"{path}: needs {need / 2**30:.1f} GiB unpacked, {most}; use a smaller file")
+                raise InputError(f"{path}: declares {size / 2**30:.1f} GiB unpacked, {most}; use a smaller file")
 
-            return {name: _read_member(archive, item, path) for name, item in zip(names, members, strict=True)}
+            # All bytes of a member are read: only at their end does zipfile compare the checksum.
+            return {name: _array(archive.read(item), f"{path}: {name}") for name, item in zip(names, members)}
     except InputError:
         raise
     except PermissionError as error:
@@ -182,22 +183,23 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except MemoryError as error:
         raise InputError(f"{path}: too large for the memory that is left here; use a smaller file") from error
     except Exception as error:  # zip, zlib, numpy's and even Python's parser fail in many ways on damaged bytes
-        if isinstance(error, ValueError) and "Object arrays" in str(error):  # numpy's word
-            raise InputError(f"{path}: not readable without pickle; store plain numeric arrays") from error
         raise InputError(f"{path}: damaged or not an npz file ({one_line(error)}); fetch it again") from error
 
 
-def _read_member(archive: zipfile.ZipFile, item: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    """One array. All its bytes are read first: only at their end does zipfile compare the checksum."""
-    raw = io.BytesIO(archive.read(item))
-    if raw.getbuffer()[:6] != np.lib.format.MAGIC_PREFIX:
-        raise InputError(f"{path}: {item.filename} is no array but raw bytes; write the file with numpy.savez")
+def _array(raw: bytes, where: str) -> np.ndarray:
+    """The array that a member holds, read-only; all of its bytes belong to it."""
+    file = io.BytesIO(raw)
+    if raw[:6] != np.lib.format.MAGIC_PREFIX:
+        raise InputError(f"{where} is no array but raw bytes; write the file with numpy.savez")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # numpy only warns of headers that it has to guess at
-        array = np.lib.format.read_array(raw, allow_pickle=False)
-    if raw.read(1):
-        raise InputError(f"{path}: {item.filename} goes on after its array; write the file again with numpy.savez")
-    return array
+        warnings.simplefilter("error")  # numpy only warns of a header that it has to guess at
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
+    if dtype.hasobject:
+        raise InputError(f"{where} is not readable without pickle; store plain numeric arrays")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(raw) - file.tell():
+        raise InputError(f"{where} is not as long as its header says; write the file again with numpy.savez")
+    return np.frombuffer(raw, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
 
 
 def memory_limit(cgroups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kr_utils import InputError, paths
+from kr_utils import InputError, paths, shown
 
 FOLDERS = ("data_root", "runs_dir", "figures_dir")
 EXAMPLES = {"dataset": '"digits"', "profile": '"quick"', "overrides": 'a dict such as {"epochs": 60}, or {}'}
@@ -26,17 +26,13 @@ def check(values: Mapping[str, object]) -> None:
     """
     for name, kind in KINDS.items():
         if name in values and not isinstance(values[name], kind):
-            raise InputError(f"{name} is {_shown(values[name])}; give {EXAMPLES[name]}")
+            raise InputError(f"{name} is {shown(values[name])}; give {EXAMPLES[name]}")
 
     seed = values.get("seed", 0)
     if type(seed) is not int or not 0 <= seed <= MOST_SEED:
-        raise InputError(f"seed is {_shown(seed)}; give a whole number from 0 to {MOST_SEED}")
+        raise InputError(f"seed is {shown(seed)}; give a whole number from 0 to {MOST_SEED}")
     if not isinstance(values.get("interactive", True), bool):
-        raise InputError(f"interactive is {_shown(values['interactive'])}; give True or False")
+        raise InputError(f"interactive is {shown(values['interactive'])}; give True or False")
 
     for name in FOLDERS:
         paths.chosen(values.get(name, ""), name, "", ".")
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:60]

@@ -7,7 +7,7 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
-from kr_utils import InputError
+from kr_utils import InputError, shown
 from kr_utils.stages import ROOT, STAGES
 
 
@@ -53,7 +53,7 @@ def chosen(given: str | Path, option: str, variable: str, usual: str | Path) -> 
     InputError for what is neither text nor path: None would become a folder of that name.
     """
     if not isinstance(given, (str, Path)):
-        raise InputError(f'{option} is {str(given)[:60]!r}, not the name of a folder; give a text, or "" for the usual')
+        raise InputError(f'{option} is {shown(given)}, not the name of a folder; give a text, or "" for the usual')
     origin = option if str(given) else variable if os.environ.get(variable) else ""
     return absolute(str(given) or os.environ.get(variable, "") or usual, origin or variable), origin
 

@@ -13,7 +13,7 @@ import math
 import typing
 from dataclasses import dataclass, field
 
-from kr_utils import InputError
+from kr_utils import InputError, shown
 
 
 def number(default, *, least: float | None = None, most: float = 10**9):
@@ -214,18 +214,18 @@ def budget(stage: str, profile: str, overrides: dict | None = None):
         Unknown profile, stage or field; a value of the wrong kind or out of range.
     """
     if profile not in tuple(PROFILES):
-        raise InputError(f"unknown profile {str(profile)[:60]!r}; choose one of: {', '.join(PROFILES)}")
+        raise InputError(f"unknown profile {shown(profile)}; choose one of: {', '.join(PROFILES)}")
     if stage not in STAGES:
-        raise InputError(f"unknown stage {stage[:60]!r}; choose one of: {', '.join(STAGES)}")
+        raise InputError(f"unknown stage {shown(stage)}; choose one of: {', '.join(STAGES)}")
     base = getattr(PROFILES[profile], stage)
     kinds = typing.get_type_hints(type(base))
     limits = {f.name: f.metadata for f in dataclasses.fields(base)}
     values = {}
     if not isinstance(overrides or {}, dict):
-        raise InputError(f'overrides of {stage} are {str(overrides)[:60]!r}; write a dict such as {{"epochs": 60}}')
+        raise InputError(f'overrides of {stage} are {shown(overrides)}; write a dict such as {{"epochs": 60}}')
     for name, value in (overrides or {}).items():
         if name not in kinds:
-            raise InputError(f"{stage} has no field {str(name)[:60]!r}; it has: {', '.join(kinds)}")
+            raise InputError(f"{stage} has no field {shown(name)}; it has: {', '.join(kinds)}")
         values[name] = _parse(f"{stage}.{name}", value, kinds[name], limits[name])
     return dataclasses.replace(base, **values)
 
@@ -243,12 +243,11 @@ def _parse(name: str, value, kind, limits):
         if isinstance(items, (int, float)):
             items = [items]
         if not items or not isinstance(items, (list, tuple)) or len(items) > MOST_VALUES:
-            shown = str(value)[:60]
-            raise InputError(f"{name} is {shown!r}; give one or more numbers (at most {MOST_VALUES}), such as 1,2")
+            raise InputError(f"{name} is {shown(value)}; give one or more numbers (at most {MOST_VALUES}), such as 1,2")
         return tuple(_parse(name, item, typing.get_args(kind)[0], limits) for item in items)
     if kind is str:
         if value not in ("uniform", "prior"):
-            raise InputError(f"{name} is {str(value)[:60]!r}; use uniform or prior")
+            raise InputError(f"{name} is {shown(value)}; use uniform or prior")
         return value
 
     # A number of the right kind.
@@ -259,7 +258,7 @@ def _parse(name: str, value, kind, limits):
             raise ValueError
         given = kind(given)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{name} is {str(value)[:60]!r}; it must be {word}") from None
+        raise InputError(f"{name} is {shown(value)}; it must be {word}") from None
 
     # Within its limits.
     least, most = limits["least"], limits["most"]

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from conftest import RECIPE, med_arrays
+from conftest import RECIPE, med_arrays, own_set
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -165,6 +166,48 @@ def saved(value):
     return file.getvalue()
 
 
+def more(name, tail):
+    """An array, then bytes that nobody would look at."""
+
+    def write(path):
+        npz()(path)
+        with zipfile.ZipFile(path) as archive:
+            content = archive.read(name)
+        zipped(name, content + tail)(path)
+
+    return write
+
+
+def twice(name, again):
+    """A second member of the same name (or of one that numpy takes for the same)."""
+
+    def write(path):
+        npz()(path)
+        with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zipfile's own warning
+            archive.writestr(again, archive.read(name))
+
+    return write
+
+
+def locked(path):
+    """The bit that says that a member is encrypted."""
+    npz()(path)
+    raw = bytearray(path.read_bytes())
+    for found in re.finditer(b"PK\x01\x02", bytes(raw)):
+        raw[found.start() + 8] |= 1
+    path.write_bytes(raw)
+
+
+def copies(split, count):
+    """The first images of a split are training images."""
+
+    def change(arrays):
+        arrays[f"{split}_images"][:count] = arrays["train_images"][:count]
+
+    return npz(change)
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch hacked",)
@@ -184,8 +227,8 @@ FILES = {
         zipped("train_images.npy", b"abc"),
         "train_images is no array but raw bytes; write the file with numpy.savez",
     ),
-    "huge declared shape": (zipped("train_images.npy", header((10**12, 28, 28))), "damaged or not an npz file"),
-    "negative shape": (zipped("train_images.npy", header((-4, 28, 28))), "damaged or not an npz file"),
+    "huge declared shape": (zipped("train_images.npy", header((10**12, 28, 28))), "train_images is not as long as"),
+    "negative shape": (zipped("train_images.npy", header((-4, 28, 28))), "train_images is not as long as"),
     "bomb": (bomb, "GiB that can be read here; use a smaller file"),
     "missing array": (npz(lambda a: a.pop("val_labels")), "no array 'val_labels'; a MedMNIST file holds"),
     "other keys": (lambda p: np.savez(p, x=np.zeros(3), y=np.zeros(3)), "no array 'train_images'"),
@@ -194,7 +237,7 @@ FILES = {
     "int16 images": (edit("test_images", lambda a: a.astype(np.int16)), "test_images is int16, not uint8"),
     "bool images": (edit("test_images", lambda a: a > 9), "test_images is bool, not uint8"),
     "text images": (edit("test_images", lambda a: a.astype(str)), "test_images is <U3, not uint8"),
-    "three channels": (edit("train_images", lambda a: np.stack([a] * 3, -1)), "expected N x H x W with 1 channel"),
+    "three channels": (edit("train_images", lambda a: np.stack([a] * 3, -1)), "differ in image size (28x28x1"),
     "flat images": (edit("train_images", lambda a: a.reshape(64, -1)), "train_images is 64x784; expected"),
     "video": (edit("train_images", lambda a: a[..., None, None]), "train_images is 64x28x28x1x1; expected"),
     "a number for images": (edit("train_images", lambda a: a[0, 0, 0]), "expected N x H x W"),
@@ -216,12 +259,94 @@ FILES = {
     "a line of pixels": (resized(2, 28), "train images are 2x28; each side"),
     "huge images": (resized(4, 600), "train images are 4x600; each side"),
     "all black": (edit("train_images", lambda a: a * 0), "every pixel of train_images is 0"),
-    "a folder": (lambda p: p.mkdir(), "a folder, device or broken link, not a file; put MedMNIST's"),
-    "a pipe": (os.mkfifo, "a folder, device or broken link"),
-    "a device": (lambda p: p.symlink_to("/dev/zero"), "a folder, device or broken link"),
-    "a loop of links": (lambda p: p.symlink_to(p), "a folder, device or broken link"),
-    "a link to nothing": (lambda p: p.symlink_to("gone"), "a folder, device or broken link"),
+    "two channels": (
+        edit("train_images", lambda a: np.stack([a] * 2, -1)),
+        "expected N x H x W with 1 or 3 channel(s)",
+    ),
+    "channels differ": (
+        edit("val_images", lambda a: np.stack([a] * 3, -1)),
+        "the splits differ in image size (28x28x1, 28x28x3)",
+    ),
+    "bytes after an array": (more("val_labels.npy", b"x"), "val_labels is not as long as its header says"),
+    "an array after an array": (
+        more("val_labels.npy", saved(np.zeros(3))),
+        "val_labels is not as long as its header says",
+    ),
+    "an array twice": (twice("test_images.npy", "test_images.npy"), "holds test_images twice"),
+    "an array twice, by another name": (twice("test_images.npy", "test_images"), "holds test_images twice"),
+    "encrypted": (locked, "damaged or not an npz file"),
+    "header of Python 2": (
+        zipped("val_labels.npy", saved(np.zeros((32, 1), int)).replace(b"(32, 1)", b"(32L,1)")),
+        "damaged or not an npz file",
+    ),
+    "test images are training images": (copies("test", 32), "32 of 32 test images are in train too, pixel by pixel"),
+    "hardly a new test image": (copies("test", 13), "13 of 32 test images are in train too"),
+    "hardly a new validation image": (copies("val", 13), "13 of 32 val images are in train too"),
+    "a folder": (lambda p: p.mkdir(), "not a file; put the images that mine.json describes there"),
+    "a pipe": (os.mkfifo, "not a file; put the images"),
+    "a device": (lambda p: p.symlink_to("/dev/zero"), "not a file"),
+    "a loop of links": (lambda p: p.symlink_to(p), "not a file"),
+    "a link to nothing": (lambda p: p.symlink_to("gone"), "not a file"),
+    "absent": (lambda p: None, "not a file"),
+}
+# Under the name of a published dataset.
+PUBLISHED = {
     "absent and offline": (lambda p: None, "not downloadable (no route to host); put breastmnist.npz from MedMNIST"),
+    "my own images": (npz(), "damaged or not the published file (MD5 "),
+    "half a file": (truncated, "delete it to fetch it again, or give it a name of your own (docs/running.md)"),
+    "a log-in page": (lambda p: p.write_text("<html>Log in"), "damaged or not the published file"),
+    "nothing in it": (lambda p: p.write_bytes(b""), "not the published file (MD5 d41d8cd98f00b204e9800998ecf8427e)"),
+    "published as a folder": (lambda p: p.mkdir(), "a folder, device or broken link, not a file; put the published"),
+    "published as a pipe": (os.mkfifo, "a folder, device or broken link"),
+    "published as a device": (lambda p: p.symlink_to("/dev/zero"), "a folder, device or broken link"),
+    "published as a loop of links": (lambda p: p.symlink_to(p), "a folder, device or broken link"),
+    "published as a link to nothing": (lambda p: p.symlink_to("gone"), "a folder, device or broken link"),
+}
+
+
+def said(**changes):
+    """Write a description, changed; None takes a key away."""
+
+    def write(path):
+        about = {"title": "Mine", "class_names": ["a", "b"], "mirror": "none", "licence": "my own"} | changes
+        path.write_text(json.dumps({key: value for key, value in about.items() if value is not None}))
+
+    return write
+
+
+# What describes a set of one's own.
+DESCRIPTIONS = {
+    "no description": (lambda p: None, "no mine.json beside it; describe the set there (title, class_names, mirror"),
+    "description empty": (lambda p: p.write_text(""), "mine.json: not readable as JSON"),
+    "description truncated": (lambda p: p.write_text('{"title": "Mi'), "mine.json: not readable as JSON"),
+    "description not Unicode": (lambda p: p.write_bytes(b'{"title": "\xff"}'), "not readable as JSON"),
+    "description nested without end": (lambda p: p.write_text("[" * 10**5), "not readable as JSON"),
+    "description of a megabyte": (lambda p: p.write_text(" " * 2**20 + "{}"), "(more than a megabyte)"),
+    "description a folder": (lambda p: p.mkdir(), "a folder, device or broken link, not a file"),
+    "description a pipe": (os.mkfifo, "a folder, device or broken link, not a file"),
+    "description a link to nothing": (lambda p: p.symlink_to("gone"), "a folder, device or broken link"),
+    "description a list": (lambda p: p.write_text("[1]"), "must be an object with the keys title, class_names"),
+    "description a word": (lambda p: p.write_text('"mine"'), "must be an object with the keys title"),
+    "a key twice": (lambda p: p.write_text('{"title": "a", "title": "b"}'), "(a key is given twice)"),
+    "no title": (said(title=None), "must be an object with the keys title"),
+    "a key too many": (said(classes=2), "no more and no less"),
+    "title a number": (said(title=5), "title has '5'; give a text of 1 to 100 characters on one line"),
+    "title blank": (said(title="  "), "title has '  '; give a text"),
+    "title of two lines": (said(title="a\nb"), "title has 'a\\nb'; give a text"),
+    "title without end": (said(title="x" * 101), "title has 'xxx"),
+    "title half a sign": (said(title="\ud800"), "title has '\\ud800'"),
+    "class names a text": (said(class_names="ab"), "class_names must be a list of 2 to 1000 names"),
+    "one class name": (said(class_names=["a"]), "class_names must be a list of 2 to 1000 names"),
+    "a class name twice": (said(class_names=["a", "a"]), "class_names must be a list of 2 to 1000 names, each once"),
+    "too many class names": (said(class_names=[str(k) for k in range(1001)]), "class_names must be a list of 2 to"),
+    "a class name a number": (said(class_names=["a", 1]), "class_names has '1'; give a text"),
+    "a class name a list": (said(class_names=["a", ["b"]]), "class_names has \"['b']\"; give a text"),
+    "a class name empty": (said(class_names=["a", ""]), "class_names has ''; give a text"),
+    "a class without images": (said(class_names=["a", "b", "c"]), "class 2 has no training image"),
+    "mirror unknown": (said(mirror="up"), "mirror is 'up'; use one of: none, left-right, both"),
+    "mirror a list": (said(mirror=["none"]), "mirror is \"['none']\"; use one of"),
+    "mirror true": (said(mirror=True), "mirror is 'True'; use one of"),
+    "licence a number": (said(licence=4.0), "licence has '4.0'; give a text"),
 }
 
 
@@ -262,42 +387,73 @@ def check_refused(argv, words, capsys, code=2):
 
 @pytest.mark.parametrize("case", FILES)
 def test_bad_files(case, tmp_path, capsys, stays, offline):
+    """In a set of one's own, whose description is right."""
     write, words = FILES[case]
     (tmp_path / "data").mkdir()
-    path = tmp_path / "data/breastmnist.npz"
+    path = tmp_path / "data/mine.npz"
+    said()(path.with_suffix(".json"))
     write(path)
-    argv = ["--datasets", "breastmnist", "--data-root", path.parent]
-    line = check_refused(argv, words, capsys)
+    line = check_refused(["--datasets", "mine", "--data-root", path.parent], words, capsys)
+    assert str(path) in line, "says where"
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_bad_files_under_a_published_name(case, tmp_path, capsys, stays, offline):
+    write, words = PUBLISHED[case]
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data/breastmnist.npz"
+    said()(path.with_suffix(".json"))  # no description makes another file of this name right
+    write(path)
+    there = os.path.lexists(path)
+    line = check_refused(["--datasets", "breastmnist", "--data-root", path.parent], words, capsys)
     assert str(path) in line or ("put breastmnist.npz" in line and str(path.parent) in line), "says where"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["breastmnist.json"] + ["breastmnist.npz"] * there
+
+
+@pytest.mark.parametrize("case", DESCRIPTIONS)
+def test_bad_descriptions(case, tmp_path, capsys, stays):
+    write, words = DESCRIPTIONS[case]
+    (tmp_path / "data").mkdir()
+    npz()(tmp_path / "data/mine.npz")
+    write(tmp_path / "data/mine.json")
+    line = check_refused(["--datasets", "mine", "--data-root", tmp_path / "data"], words, capsys)
+    assert str(tmp_path / "data/mine.") in line, "says where"
+    code, lines, _ = drive(["--list", "--data-root", tmp_path / "data"], capsys)
+    assert code == 0
+    told = case == "a class without images" or [
+        text for text in lines if text.startswith("  mine: your own, cannot be")
+    ]
+    assert told or case == "no description", "the list goes on, and says why"
 
 
 def test_more_than_this_machine_can_hold_is_refused_unread(tmp_path, capsys, monkeypatch, stays):
-    npz()(tmp_path / "breastmnist.npz")
-    monkeypatch.setattr(dataset_file, "_memory", lambda: 10_000)
-    monkeypatch.setattr(np, "load", started)
-    argv = ["--datasets", "breastmnist", "--data-root", tmp_path]
+    own_set(tmp_path, med_arrays())
+    monkeypatch.setattr(dataset_file, "memory_limit", lambda: 10_000)
+    monkeypatch.setattr(zipfile.ZipFile, "read", started)
+    argv = ["--datasets", "mine", "--data-root", tmp_path]
     check_refused(argv, "GiB that can be read here", capsys)
 
 
 def test_damaged_fashionmnist_is_refused(tmp_path, capsys, stays):
-    """torchvision's own reader fails with assertions and KeyErrors on damaged files, which are no RuntimeError."""
+    """torchvision's own reader compares no checksum of unpacked files: one changed label would pass."""
     raw = tmp_path / "data/FashionMNIST/raw"
     raw.mkdir(parents=True)
     for part in ("train", "t10k"):
         for kind in ("images-idx3", "labels-idx1"):
             (raw / f"{part}-{kind}-ubyte").write_bytes(b"\x00\x00\xff\x09" + bytes(100))
     argv = ["--datasets", "fashionmnist", "--data-root", tmp_path / "data"]
-    check_refused(argv, "FashionMNIST files are damaged", capsys)
+    check_refused(argv, "train-images-idx3-ubyte: damaged or not the published file", capsys)
 
 
-@pytest.mark.parametrize("closed", ["file", "folder"])
+@pytest.mark.parametrize("closed", ["npz", "json", "folder"])
 def test_a_file_that_one_may_not_read(closed):
     """As another user where the test runs as root, who may read everything; in a folder that all may enter."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        npz()(folder / "breastmnist.npz")
+        npz()(folder / "mine.npz")
+        said()(folder / "mine.json")
         folder.chmod(0o755)
-        (folder / "breastmnist.npz" if closed == "file" else folder).chmod(0)
+        (folder / f"mine.{closed}" if closed != "folder" else folder).chmod(0)
         seen, told = os.pipe()
         child = os.fork()
         if not child:
@@ -305,7 +461,7 @@ def test_a_file_that_one_may_not_read(closed):
                 if os.getuid() == 0:
                     os.setgroups([])
                     os.setuid(65534)
-                os.write(told, data.check("breastmnist", name).encode())
+                os.write(told, data.check("mine", name).encode())
             except Exception as error:  # its kind and line are compared below
                 os.write(told, f"{type(error).__name__}: {error}".encode())
             finally:
@@ -327,8 +483,8 @@ def test_what_is_odd_but_fine_trains_and_samples(shape, tmp_path):
     for split in data.SPLITS:
         images = rng.integers(0, 256, (len(arrays[f"{split}_labels"]), *shape), dtype=np.uint8)
         arrays[f"{split}_images"] = images
-    np.savez(tmp_path / "breastmnist.npz", **arrays)
-    ds = data.load("breastmnist", str(tmp_path))
+    own_set(tmp_path, arrays)
+    ds = data.load("mine", str(tmp_path))
     assert ds.shape == (1, *shape)
     model = classifier.build(2, 1, 8, 8, seed=0)
     augment = classifier.Augmentation.for_dataset(ds.info, ds.shape[1], 0.25)
@@ -353,6 +509,10 @@ OPTIONS = {
     "unicode": (["--datasets", "dıgits"], "unknown dataset 'dıgits'"),
     "300 characters": (["--datasets", "x" * 300], "unknown dataset 'xxx"),
     "a line break": (["--datasets", "digits\nerror: x"], "unknown dataset 'digits\\nerror: x'"),
+    "own name with a dash": (["--datasets", "my-images"], "unknown dataset 'my-images'"),
+    "own name of 41 characters": (["--datasets", "x" * 41], "or one of your own in the data folder"),
+    "own name of a stage's folder": (["--datasets", "08_compare"], "unknown dataset '08_compare'"),
+    "own name that is not there": (["--datasets", "mine"], "unknown dataset 'mine'"),
     "capitals": (["--datasets", "Digits"], "unknown dataset 'Digits'"),
     "one good, one bad": (["--datasets", "digits,nosuch"], "unknown dataset 'nosuch'"),
     "multi-label": (["--datasets", "chestmnist"], "is multi-label"),
@@ -377,6 +537,15 @@ OPTIONS = {
     "no value": (["--set", "generator.steps"], "write stage.field=value, such as"),
     "no field": (["--set", "generator=3"], "write stage.field=value"),
     "zero steps": (["--set", "generator.steps=0"], "generator.steps is 0; it must be above 0"),
+    "no image to show": (["--set", "start.images=0"], "start.images is 0; it must be above 0"),
+    "a page without end": (["--set", "start.images=101"], "it must be at most 100"),
+    "no example": (["--set", "compare.examples=0"], "compare.examples is 0; it must be above 0"),
+    "too few for an attack": (["--set", "membership.released=19"], "it must be at least 20"),
+    "a network without layers": (["--set", "teacher.depth=2"], "teacher.depth is 2; it must be at least 8"),
+    "a negative share": (["--set", "teacher.erase=-0.1"], "teacher.erase is -0.1; it must be at least 0"),
+    "half a channel": (["--set", "teacher.width=16.5"], "it must be a whole number"),
+    "a list for a number": (["--set", "teacher.epochs=1,2"], "teacher.epochs is '1,2'; it must be a whole number"),
+    "true": (["--set", "teacher.epochs=True"], "teacher.epochs is 'True'; it must be a whole number"),
     "negative steps": (["--set", "generator.steps=-3"], "generator.steps is -3; it must be above 0"),
     "NaN": (["--set", "generator.lr=nan"], "generator.lr is 'nan'; it must be a number"),
     "infinity": (["--set", "generator.lr=1e400"], "generator.lr is '1e400'; it must be a number"),
@@ -384,7 +553,7 @@ OPTIONS = {
     "text": (["--set", "teacher.epochs=ten"], "teacher.epochs is 'ten'; it must be a whole number"),
     "hexadecimal": (["--set", "teacher.epochs=0x10"], "it must be a whole number"),
     "huge steps": (["--set", "generator.steps=1000000000000"], "that is more than any run can do"),
-    "huge batch": (["--set", "generator.batch=1000000000"], "(at most 65536)"),
+    "huge batch": (["--set", "generator.batch=1000000000"], "it must be at most 65536"),
     "huge depth": (["--set", "teacher.depth=600000002"], "teacher.depth is 600000002; that is more than any run"),
     "5000 digits as steps": (["--set", "generator.steps=" + "9" * 5000], "it must be a whole number"),
     "a share above one": (["--set", "teacher.erase=1.5"], "teacher.erase is 1.5; it must be at most 1"),
@@ -462,7 +631,8 @@ def test_no_home_is_needed_for_digits(tmp_path, capsys, monkeypatch):
 
 
 def test_the_table_is_long_enough():
-    assert len(FILES) + len(OPTIONS) + len(VARIABLES) + len(DAMAGE) + len(PARAMETERS) >= 60
+    tables = (FILES, PUBLISHED, DESCRIPTIONS, OPTIONS, VARIABLES, DAMAGE, *(values for _, values, _ in PARAMETERS))
+    assert sum(map(len, tables)) >= 250
 
 
 # ------------------------------------------------------------ real processes
@@ -476,11 +646,12 @@ def process(argv, env=None, **more):
 
 
 def test_a_real_process_prints_the_line_and_with_debug_the_traceback(tmp_path):
-    truncated(tmp_path / "breastmnist.npz")
-    argv = ["--datasets", "breastmnist", "--data-root", tmp_path]
+    said()(tmp_path / "mine.json")
+    truncated(tmp_path / "mine.npz")
+    argv = ["--datasets", "mine", "--data-root", tmp_path]
     plain, debug = process(argv), process([*argv, "--debug"])
     assert plain.returncode == 2
-    assert plain.stderr.startswith(f"error: {tmp_path}/breastmnist.npz: damaged")
+    assert plain.stderr.startswith(f"error: {tmp_path}/mine.npz: damaged")
     assert len(plain.stderr.splitlines()) == 1
     assert "Traceback" in debug.stderr
 
@@ -685,14 +856,20 @@ def test_a_file_where_a_result_should_be(tmp_path):
 
 # ------------------------------------------- what a notebook's first cell may hold
 
-PARAMETERS = {
-    "dataset": (["../x", "", "x" * 300, 5, None, ["digits"], {}], "choose one of"),
-    "profile": (["../x", "", "x" * 300, 5, None, ["smoke"]], "unknown profile"),
-    "seed": ([-1, 2**31, 1.5, "0", None, True, float("nan"), [0]], "give a whole number from 0"),
-    "overrides": (["epochs=3", [1], {"epochs": None}, {1: 2}, {"epochs": 0}, {"epochs": [2]}], "teacher"),
-    "data_root": (["/nonexistent", "a\0b", "~no-such-user"], "--data-root"),
-    "runs_dir": (["a\0b", "~no-such-user", "x" * 5000, "a\udcffb"], "--runs-dir"),
-}
+# Name, bad values, words of the refusal.
+PARAMETERS = [
+    ("dataset", ["../x", "", "x" * 300], "choose one of"),
+    ("dataset", [5, None, ["digits"], {}, b"digits"], "dataset is "),
+    ("profile", ["../x", "", "x" * 300], "unknown profile"),
+    ("profile", [5, None, ["smoke"], {"smoke"}], "profile is "),
+    ("seed", [-1, 2**31, 1.5, "0", None, True, float("nan"), [0], 10**5000], "give a whole number from 0"),
+    ("overrides", [{"epochs": None}, {"epochs": 10**5000}, {1: 2}, {"epochs": 0}, {"epochs": [2]}], "teacher"),
+    ("overrides", ["epochs=3", [1], None, 5], "overrides is "),
+    ("data_root", ["/nonexistent"], "--data-root points to"),
+    ("data_root", ["a\0b", "~no-such-user", 5, None, ["/tmp"], b"/tmp", True], "data_root is "),
+    ("runs_dir", ["a\0b", "~no-such-user", "x" * 5000, "a\udcffb", 5, None, ["/tmp"], b"/tmp", 0], "runs_dir is "),
+    ("interactive", ["no", 0, 1, None, []], "interactive is "),
+]
 
 
 def cells(notebook, count=None):
@@ -712,9 +889,8 @@ def shell():
     sys.displayhook, sys.excepthook = hooks
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_bad_parameters_in_a_notebook_are_one_line(name, tmp_path, capsys, shell):
-    values, words = PARAMETERS[name]
+@pytest.mark.parametrize(("name", "values", "words"), PARAMETERS, ids=lambda value: value if value.__hash__ else "")
+def test_bad_parameters_in_a_notebook_are_one_line(name, values, words, tmp_path, capsys, shell):
     first, second = cells("01_teacher.ipynb", 2)
     for value in values:
         shell.user_ns[name] = value
@@ -725,6 +901,38 @@ def test_bad_parameters_in_a_notebook_are_one_line(name, tmp_path, capsys, shell
         assert len(lines) == 1, lines
         assert lines[0].startswith("InputError: ")
         assert words in lines[0]
+        assert len(lines[0]) < 700
+
+
+@pytest.mark.parametrize("value", [None, 5, b"x", "a\0b"])
+def test_a_bad_folder_of_figures_is_refused_before_anything_is_read(value, capsys, shell):
+    first, second = cells("08_compare.ipynb", 2)
+    shell.user_ns["value"] = value
+    shell.run_cell(f"{first}\nfigures_dir = value")
+    assert not shell.run_cell(second).success
+    del shell.user_ns["figures_dir"]
+    assert capsys.readouterr().out.startswith("InputError: figures_dir is ")
+
+
+def test_every_notebook_checks_its_parameters_before_it_reads_anything():
+    for notebook, _ in stages.STAGES.values():
+        code = "\n".join(cells(f"{notebook}.ipynb"))
+        reads = min(code.index(word) for word in ("data.load(", "runs.begin(", "profiles.budget(") if word in code)
+        assert 0 < code.find("parameters.check(globals())") < reads, notebook
+
+
+def test_no_folder_is_named_after_nothing(tmp_path, monkeypatch):
+    """runs_dir=None once made notebooks/None/."""
+    monkeypatch.chdir(tmp_path)
+    budget = profiles.budget("start", "smoke")
+    where = {"dataset": "digits", "profile": "smoke", "seed": 0, "checksum": NOTHING}
+    with pytest.raises(InputError, match="runs_dir is 'None', not the name of a folder"):
+        runs.begin("start", budget, **where, runs_dir=None)
+    for root in (runs.runs_root, runs.figures_root, data.data_root):
+        for value in (None, 5, b"x", ["x"]):
+            with pytest.raises(InputError, match="not the name of a folder"):
+                root(value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
