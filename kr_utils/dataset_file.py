@@ -228,7 +228,7 @@ def memory_limit(cgroups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/
     with contextlib.suppress(OSError):
         groups += process.read_text().splitlines()
     for line in groups:
-        _, controllers, name = line.split(":", 2)
+        _, controllers, name = [*line.split(":", 2), "?", "?"][:3]
         if controllers not in ("", "memory"):
             continue
         place = cgroups / controllers
