@@ -6,9 +6,9 @@ import ast
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import os
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 from kr_utils import InputError
@@ -27,7 +27,7 @@ PUBLISHERS = {"medmnist": "MedMNIST v2 (https://medmnist.com)", "torchvision": "
 @functools.cache
 def medmnist_info() -> dict[str, dict]:
     """medmnist's table INFO, read from its source: importing the package brings torch and makes a folder at home."""
-    path = Path(importlib.util.find_spec("medmnist").origin).with_name("info.py")
+    path = Path(metadata.distribution("medmnist").locate_file("medmnist/info.py"))
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "INFO":
             return ast.literal_eval(node.value)

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import med_arrays
+from conftest import med_arrays, own_set
 
 import run_all
 from kr_utils import InputError, data, profiles, runs, stages
@@ -430,8 +430,7 @@ def test_the_bytes_of_a_data_file_rerun_its_dataset_alone(tmp_path, root, capsys
     shutil.rmtree(root)
     folder, arrays = tmp_path / "data", med_arrays()
     folder.mkdir()
-    np.savez(folder / "breastmnist.npz", **arrays)
-    names = ("digits", "breastmnist")
+    path, names = own_set(folder, arrays), ("digits", "mine")
     sums = {name: data.check(name, str(folder)) for name in names}
     for job in make(root, names, checksums=sums, figures=tmp_path / "figures"):
         pretend(job, sums.get(job.dataset))
@@ -442,10 +441,10 @@ def test_the_bytes_of_a_data_file_rerun_its_dataset_alone(tmp_path, root, capsys
         return [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:-1]]  # the last is the total
 
     assert {verb for verb, _ in plan()} == {"reuse"}
-    np.savez_compressed(folder / "breastmnist.npz", **arrays)
+    np.savez_compressed(path, **arrays)
     assert {verb for verb, _ in plan()} == {"reuse"}
     arrays["test_images"][0, 0, 0] ^= 1
-    np.savez_compressed(folder / "breastmnist.npz", **arrays)
+    np.savez_compressed(path, **arrays)
     for verb, line in plan():
         assert verb == ("reuse" if line.startswith("digits") else "run"), line
         assert line.startswith(("digits", "all runs")) or "the data changed" in line

@@ -11,7 +11,7 @@ import sys
 import nbformat
 import numpy as np
 import pytest
-from conftest import assert_no_pickle_inside, med_arrays
+from conftest import assert_no_pickle_inside, med_arrays, own_set
 from hypothesis import example, given
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
@@ -184,13 +184,13 @@ class Ran:
         self.home, self.cwd, self.temporary = folder / "home", folder / "cwd", folder / "temporary"
         for path in (self.data, self.home, self.cwd, self.temporary):
             path.mkdir()
-        np.savez(self.data / "breastmnist.npz", **med_arrays(n=(64, 32, 32)))
+        own_set(self.data, med_arrays(n=(64, 32, 32)))
         self.repository = listing(ROOT, TOOLS)
         self.first = self.run(self.call())
 
     def call(self, *more, runs_dir=None):
         options = {"--data-root": self.data, "--runs-dir": runs_dir or self.runs, "--figures-dir": self.figures}
-        words = ["--profile", "smoke", "--datasets", "breastmnist", "--until", "teacher"]
+        words = ["--profile", "smoke", "--datasets", "mine", "--until", "teacher"]
         words += [str(word) for pair in options.items() for word in pair]
         return [sys.executable, str(ROOT / "run_all.py"), *words, *more]
 
@@ -200,7 +200,7 @@ class Ran:
         return subprocess.run(call, env=env, cwd=self.cwd, capture_output=True, text=True, timeout=600, **options)
 
     def stage(self, name):
-        return self.runs / "smoke/breastmnist/seed0" / name
+        return self.runs / "smoke/mine/seed0" / name
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_hostile_folder_names_are_names_and_nothing_is_written_elsewhere(ran):
     assert not list(ran.folder.rglob("hacked"))
     assert listing(ROOT, TOOLS) == ran.repository, "the repository is as it was"
     assert list(listing(ran.cwd)) == []
-    assert list(listing(ran.data)) == ["breastmnist.npz"]
+    assert list(listing(ran.data)) == ["mine.json", "mine.npz"]
     assert {path.name for path in ran.home.iterdir()} <= CACHES
     assert not [p for p in ran.temporary.rglob("*") if p.is_file()], "nothing is left among temporary files"
     assert {path.name for path in ran.runs.iterdir()} == {"smoke"}
@@ -261,8 +261,8 @@ def test_a_disk_that_fills_up_in_a_stage_is_one_line_and_harms_no_result(ran, tm
     assert out.returncode == 1, out.stderr
     lines = out.stderr.splitlines()
     assert len(lines) == 1, lines
-    assert lines[0].startswith("failed: breastmnist seed 0  01_teacher: ")
+    assert lines[0].startswith("failed: mine seed 0  01_teacher: ")
     assert "No space left" in lines[0] or "File too large" in lines[0]
     left = listing(after)
     assert {name: left.get(name) for name in old} == old, "every old file is there, unchanged"
-    assert runs.read(after / "smoke/breastmnist/seed0/01_teacher").manifest["ingredients"]["budget"]["epochs"] == 2
+    assert runs.read(after / "smoke/mine/seed0/01_teacher").manifest["ingredients"]["budget"]["epochs"] == 2

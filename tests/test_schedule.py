@@ -13,10 +13,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from conftest import med_arrays
+from conftest import med_arrays, own_set
 
 from kr_utils import runs, stages
 from kr_utils.driver import cluster, plan, report, schedule, status
@@ -535,12 +534,8 @@ def test_a_killed_worker_changes_nothing(tmp_path, start, dask):
     """Two datasets x two seeds on two real workers, one killed with -9 in the middle of a stage."""
     shutil.rmtree(tmp_path / "data", ignore_errors=True)
     (tmp_path / "data").mkdir()
-    real = Path(os.environ.get("KR_DATA", "")) / "breastmnist.npz"
-    if real.is_file():
-        (tmp_path / "data/breastmnist.npz").symlink_to(real)
-    else:
-        np.savez_compressed(tmp_path / "data/breastmnist.npz", **med_arrays(n=(80, 20, 20)))
-    options = ["--datasets", "digits,breastmnist", "--seeds", "0,1", "--data-root", tmp_path / "data", "--threads", "1"]
+    own_set(tmp_path / "data", med_arrays(n=(80, 20, 20)))
+    options = ["--datasets", "digits,mine", "--seeds", "0,1", "--data-root", tmp_path / "data", "--threads", "1"]
     options += ["--until", "generator", "--set", "generator.steps=20", "--set", "teacher.epochs=1"]
 
     address, worker = dask
