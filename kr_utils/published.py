@@ -7,8 +7,8 @@ import contextlib
 import functools
 import hashlib
 import os
+import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 from kr_utils import InputError
@@ -27,11 +27,11 @@ PUBLISHERS = {"medmnist": "MedMNIST v2 (https://medmnist.com)", "torchvision": "
 @functools.cache
 def medmnist_info() -> dict[str, dict]:
     """medmnist's table INFO, read from its source: importing the package brings torch and makes a folder at home."""
-    path = Path(metadata.distribution("medmnist").locate_file("medmnist/info.py"))
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    found = [path for place in sys.path if (path := Path(place, "medmnist/info.py")).is_file()]
+    for node in ast.parse(found[0].read_text(encoding="utf-8")).body if found else []:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "INFO":
             return ast.literal_eval(node.value)
-    raise InputError(f"{path}: no table INFO; install the version of medmnist that requirements.txt names")
+    raise InputError("medmnist is not installed with its table INFO; install what requirements.txt names")
 
 
 def torchvision_class(name: str):

@@ -160,7 +160,7 @@ def origin(name: str, seed: int, run: Run, source: str, profile: str) -> dict:
         # The data
         "profile": profile,
         "dataset": name,
-        "title": run["start"].metrics["title"],
+        "title": plain_text(run["start"].metrics["title"]),
         "seed": seed,
         "resnet18": data.INFO[name].resnet18 if name in data.INFO else None,
         "classes": plain_text(";".join(c.replace(";", ",") for c in teacher["class_names"])),
