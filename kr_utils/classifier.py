@@ -285,7 +285,22 @@ def fit(
     parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "rng": rng}
     parts |= {"stream": epoch_data} if hasattr(epoch_data, "state_dict") else {}
     start = {"epoch": 0, "batch": 0, "order": None, "total": None, "best": 0.0, "kept": None}
-    at = resume.restore(state, parts, **start, history=[])
+    columns = {"epoch", "steps", "lr", "train_loss"} | (
+        {"val_loss", "val_accuracy", "kept"} if val is not None else set()
+    )
+
+    def usable(at) -> bool:
+        """Whether a saved position is one of this training: an epoch under way has its order of all images."""
+        order = torch.arange(size, device=device)
+        return (
+            len(at.history) == at.epoch <= epochs
+            and resume.rows_of(at.history, columns)
+            and (at.kept is None or resume.alike(at.kept, model.state_dict()))
+            and 0 <= at.batch <= batches
+            and (at.order is None or (torch.equal(at.order.sort().values, order) and at.total.dim() == 0))
+        )
+
+    at = resume.restore(state, parts, usable, **start, history=[])
 
     while at.epoch < epochs:
         data = epoch_data(at.epoch)

@@ -235,7 +235,12 @@ def fit(
 
     # Go on from the saved state, or begin
     parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "rng": rng, "ema": ema}
-    at = resume.restore(state, parts, step=0, history=[], running=torch.zeros((), device=device), since=0)
+
+    def usable(at) -> bool:
+        """Whether a saved position is one of this training."""
+        return 0 <= at.step <= steps and 0 <= at.since <= at.step and resume.rows_of(at.history, {"step", "loss"})
+
+    at = resume.restore(state, parts, usable, step=0, history=[], running=torch.zeros((), device=device), since=0)
 
     for step in range(at.step + 1, steps + 1):
         # A batch: mirrored, some labels dropped

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from kr_utils import metrics
+from kr_utils import metrics, owned
 
 plt.style.use(str(Path(__file__).with_name("kr.mplstyle")))
 MARKERS = "osD^vPX"
@@ -19,11 +19,13 @@ TITLES = {"real": "real training", "student": "GKD Student", "control": "overfit
 
 def save(figure: Figure, folder: Path, name: str, alt: str) -> list[Path]:
     """Write `<name>.png`, `<name>.pdf` and the alt text `<name>.txt`; the same figure gives the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    owned.make(folder)
     paths = [folder / f"{name}.{end}" for end in ("png", "pdf", "txt")]
-    figure.savefig(paths[0], metadata={"Software": None})
-    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    paths[2].write_text(alt.strip() + "\n", encoding="utf-8")
+    with owned.writing(paths[0]) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
+    with owned.writing(paths[1]) as file:
+        figure.savefig(file, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    owned.write(paths[2], alt.strip() + "\n")
     return paths
 
 

@@ -163,8 +163,14 @@ class SyntheticStream:
         for older in range(1, number) if state else ():  # the first is the one that is asked for again
             self.state.part(f"set{older}").clear()
 
+        def usable(at) -> bool:
+            """Whether what is saved are images of this set."""
+            shape = tuple(self.model.config["shape"])
+            fits = all(made.dtype == torch.uint8 and tuple(made.shape[1:]) == shape for made in at.images)
+            return fits and sum(map(len, at.images)) <= n and 0 <= at.passed <= at.drawn
+
         # Chunk by chunk, from where a killed process was
-        at = resume.restore(state, {}, images=[], passed=0, drawn=0)
+        at = resume.restore(state, {}, usable, images=[], passed=0, drawn=0)
         chunk = CHUNK * sampling.BLOCK[self.device.type]
         for start in range(sum(map(len, at.images)), n, chunk):
             labels, first = self.labels[start : start + chunk], number * n + start

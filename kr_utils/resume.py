@@ -6,20 +6,22 @@ the loop and `offer` wherever it may stop. A state is one safetensors file with 
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
-import os
-import shutil
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
+
+from kr_utils import InputError, owned
 
 FORMAT = "1"
 KEPT = 2  # the newest states: if the last one is damaged there is the one before
@@ -52,19 +54,36 @@ class State:
         return time.monotonic() - self.saved >= (max(self.every, 10 * self.cost) if self.every else 0)
 
     def files(self) -> list[Path]:
-        """Saved states, newest first."""
-        return sorted(self.folder.glob("*.safetensors"), reverse=True)
+        """Saved states, newest first; nothing where the folder is a link, which may lead anywhere."""
+        found = [] if self.folder.is_symlink() else self.folder.glob("*.safetensors")
+        return sorted((path for path in found if path.is_file()), reverse=True)
 
-    def load(self) -> dict | None:
-        """The newest state that is whole and has this key; None where there is none."""
+    def trees(self) -> Iterator[tuple[Path, dict]]:
+        """The states that are whole and have this key, newest first."""
         for path in self.files():
             try:
                 tree, seconds = _read(path, self.key)
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                print(f"{self.folder.name}: saved state {path.name} is not used: {reason[0][:120]}", flush=True)
+            except Exception as error:  # a file can be wrong in as many ways as safetensors, JSON and torch can raise
+                self.refuse(path, error)
                 continue
             self.since = time.monotonic() - seconds
+            yield path, tree
+        self.since = time.monotonic()
+
+    def refuse(self, path: Path, error: Exception) -> None:
+        """Say in a line why a state is not used."""
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"{self.folder.name}: saved state {path.name} is not used: {reason[0][:120]}", flush=True)
+
+    def load(self, usable: Callable[[dict], bool] = lambda tree: True) -> dict | None:
+        """The newest state that is whole, has this key and is `usable`; None where there is none."""
+        for path, tree in self.trees():
+            try:
+                if not usable(tree):
+                    raise ValueError("it does not hold what is asked for")
+            except Exception as error:  # what is in it has no form that could be relied on
+                self.refuse(path, error)
+                continue
             return tree
         return None
 
@@ -78,74 +97,122 @@ class State:
         about["crc"] = str(_checksum(text, tensors))
 
         # The newest file beside the one before
-        number = max((int(path.stem) for path in self.files() if path.stem.isdigit()), default=0) + 1
+        number = max((int(path.stem) for path in self.files() if path.stem.isdecimal()), default=0) + 1
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            owned.make(self.folder)
             write(tensors, self.folder / f"{number:08d}.safetensors", about)
             for path in self.files()[KEPT:]:
-                path.unlink(missing_ok=True)
-        except (OSError, SafetensorError) as error:
+                owned.remove(path)
+        except (OSError, InputError, SafetensorError) as error:
             print(f"{self.folder.name}: its state could not be saved ({error}); the work goes on", flush=True)
         self.saved = time.monotonic()
         self.cost = self.saved - started
 
     def clear(self) -> None:
         """Forget everything that was saved here."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        owned.remove(self.folder)
 
 
-def restore(state: State | None, parts: dict, **values) -> SimpleNamespace:
+def restore(
+    state: State | None, parts: dict, usable: Callable[[SimpleNamespace], bool] = lambda at: True, **values
+) -> SimpleNamespace:
     """Give `parts` their saved contents; returns the position in the loop, as saved or else as in `values`.
 
+    A state that is whole but does not fit is told and deleted: it would stop this training at every start.
+
+    Parameters
+    ----------
     parts : name -> torch.Generator, or anything with state_dict and load_state_dict
+    usable : whether a saved position can be one of this loop
     values : where the loop begins: numbers, texts, tensors, lists and dicts of them, whatever it carries along
     """
-    tree = state.load() if state else None
-    if tree is None:
-        return SimpleNamespace(**values)
+    for path, tree in state.trees() if state else ():
+        before = copy.deepcopy(_contents(parts))
+        try:
+            if not alike(tree, {"parts": before, "values": values}):
+                raise ValueError("it is not one of this training")
+            at = SimpleNamespace(**tree["values"])
+            if not usable(at):
+                raise ValueError("its position is not one of this training")
+            _fill(parts, tree["parts"])
+        except Exception as error:  # each kind of part has its own
+            _fill(parts, before)
+            state.refuse(path, error)
+            with contextlib.suppress(OSError):  # where that is not possible it is told again
+                owned.remove(path)
+            continue
+        print(f"{state.folder.name}: goes on from its state after {state.seconds():.0f} s of work", flush=True)
+        return at
+    return SimpleNamespace(**values)
+
+
+def alike(found, like) -> bool:
+    """Whether a saved tree has the form of `like`; what is None or empty there may hold anything of its kind."""
+    if like is None:
+        return True
+    if isinstance(like, Tensor):
+        return isinstance(found, Tensor) and (found.shape, found.dtype) == (like.shape, like.dtype)
+    if isinstance(like, dict):
+        same = isinstance(found, dict) and (not like or found.keys() == like.keys())
+        return same and all(alike(found[key], value) for key, value in like.items())
+    if isinstance(like, (list, tuple)):
+        same = isinstance(found, type(like)) and (not like or len(found) == len(like))
+        return same and all(map(alike, found, like))
+    return type(found) in ((int, float) if isinstance(like, float) else (type(like),))
+
+
+def rows_of(found: list, columns: set[str]) -> bool:
+    """Whether all of a saved history are rows of numbers in these columns."""
+    return all(row.keys() == columns and all(isinstance(v, (int, float)) for v in row.values()) for row in found)
+
+
+def _contents(parts: dict) -> dict:
+    """What there is to save of each part."""
+    return {
+        name: part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+        for name, part in parts.items()
+    }
+
+
+def _fill(parts: dict, contents: dict) -> None:
+    """The opposite of `_contents`; ValueError for moments of an optimiser that are not of its parameters' shape."""
     for name, part in parts.items():
         if isinstance(part, torch.Generator):
-            part.set_state(tree["parts"][name])
+            part.set_state(contents[name])
         else:
-            part.load_state_dict(tree["parts"][name])
-    print(f"{state.folder.name}: goes on from its state after {state.seconds():.0f} s of work", flush=True)
-    return SimpleNamespace(**tree["values"])
+            part.load_state_dict(contents[name])
+        for parameter, moments in part.state.items() if isinstance(part, torch.optim.Optimizer) else ():
+            for value in moments.values():
+                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError(f"{name} holds tensors of another shape")
 
 
 def offer(state: State | None, parts: dict, at: SimpleNamespace, *, now: bool = False) -> None:
     """Save `parts` and the position `at` if the interval has passed, or `now` (the training is over)."""
     if state and (now or state.due()):
-        taken = {
-            name: part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
-            for name, part in parts.items()
-        }
-        state.save({"parts": taken, "values": vars(at)})
+        state.save({"parts": _contents(parts), "values": vars(at)})
 
 
-def once(state: State | None, make: Callable[[], dict]) -> dict:
-    """What `make()` returned (a tree as in `State.save`): made once, read from `state` after that.
+def once(state: State | None, make: Callable[[], dict], usable: Callable[[dict], bool] = lambda tree: True) -> dict:
+    """What `make()` returned (a tree as in `State.save`): made once, read from `state` after that if it is `usable`.
 
     States of trainings inside it, `state.part(...)`, are no longer needed then and removed.
     """
     if state is None:
         return make()
-    tree = state.load()
+    tree = state.load(usable)
     if tree is None:
         tree = make()
         state.save(tree)
     for folder in state.folder.iterdir() if state.files() else ():
         if folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
+            owned.remove(folder)
     return tree
 
 
 def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """A safetensors file that is there whole or not at all, on the disk when this returns."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    save_file(tensors, temporary, metadata=metadata)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    owned.write(path, save(tensors, metadata))  # not `save_file`, which follows links and ignores the umask
 
 
 def _read(path: Path, key: str) -> tuple[dict, float]:

@@ -181,13 +181,20 @@ def _train(group: list, val: Split | None = None, shared: dict | None = None, st
         models = {path: generator.load(path, shared.get("device", "cpu")) for path, _, _ in group}
         return short_students([(models[path], knobs, k) for path, knobs, k in group], val, state=saved, **shared)
 
+    def scored(student: dict) -> bool:
+        """Whether what is saved are the scores of a Student on these validation images."""
+        known = {"correct", "loss", "accepted", "draws"} == student.keys() and student["correct"].dtype == torch.bool
+        rates = [*student["accepted"], *student["draws"]]
+        fits = student["correct"].shape == student["loss"].shape == (len(val),)
+        return known and fits and all(isinstance(rate, float) for rate in rates)
+
     # A single Student is read back, or goes on from its state
     mine = [state and state.part(f"{Path(path).stem} {knobs} student{k}") for path, knobs, k in group]
     if len(group) == 1:
-        return [resume.once(mine[0], lambda: students(mine[0] and mine[0].part("training"))[0])]
+        return [resume.once(mine[0], lambda: students(mine[0] and mine[0].part("training"))[0], scored)]
 
     # Several side by side are read back or made again: they are quick enough
-    stored = [saved and saved.load() for saved in mine]
+    stored = [saved and saved.load(scored) for saved in mine]
     if all(stored):
         return stored
     made = students()

@@ -103,7 +103,9 @@ def test_the_note_of_a_dead_holder_is_forgotten_and_that_of_a_living_one_is_not(
 
 def test_a_finished_stage_keeps_no_note_of_a_kernel_that_died_before_it_let_go(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(locks.Lock, "release", lambda lock: lock.native.release())  # as the system does for the dead
+        patch.setattr(
+            locks.Lock, "release", lambda lock: locks._let_go(lock.descriptor)
+        )  # as the system does for the dead
         stage = begin(tmp_path)
         stage.finish({})
     locks.HELD.clear()

@@ -24,9 +24,10 @@ NOTEBOOKS = {
 
 # What each file of kr_utils may import from it: the wings, and within a wing the floors, from the ground upwards.
 FLOORS = {
-    # the ground: names, folders, budgets
+    # the ground: names, folders, budgets, writing
     "__init__": set(),
     "stages": set(),
+    "owned": set(),
     "paths": {"stages"},
     "profiles": set(),
     "belief": set(),
@@ -35,11 +36,11 @@ FLOORS = {
     "seeds": set(),
     "metrics": set(),
     "precision": set(),
-    "resume": set(),
+    "resume": {"owned"},
     "dataset_file": set(),
     "published": {"dataset_file"},
     "data": {"stages", "paths", "dataset_file", "published"},
-    "plots": {"metrics"},
+    "plots": {"metrics", "owned"},
     "results_file": set(),
     "results": {"belief", "data", "metrics", "profiles", "results_file"},
     "classifier": {"data", "precision", "resume"},
@@ -52,27 +53,29 @@ FLOORS = {
     "attacks": {"classifier", "metrics"},
     "panels": {"attacks", "generator", "plots", "sampling"},
     # runs/, the store
-    "runs/files": set(),
+    "runs/files": {"owned"},
     "runs/progress": set(),
     "runs/machine": {"stages"},
     "runs/code": {"stages"},
     "runs/cells": {"stages", "runs/code"},
     "runs/identity": {"runs/code", "runs/machine"},
-    "runs/folders": {"runs/files"},
-    "runs/locks": set(),
-    "runs/finished": {"stages", "paths", "runs/code", "runs/files", "runs/folders", "runs/identity", "runs/locks"},
-    "runs/stage": {"stages", "paths", "resume", "runs/files", "runs/finished", "runs/folders", "runs/identity"}
+    "runs/folders": {"owned"},
+    "runs/locks": {"owned"},
+    "runs/finished": {"stages", "owned", "paths", "runs/code", "runs/files", "runs/folders", "runs/identity"}
+    | {"runs/locks"},
+    "runs/copies": {"stages", "owned", "runs/finished", "runs/identity", "runs/locks"},
+    "runs/stage": {"stages", "owned", "paths", "resume", "runs/files", "runs/finished", "runs/folders", "runs/identity"}
     | {"parameters", "runs/cells", "runs/code", "runs/locks", "runs/machine"},
-    "runs/__init__": {"paths", "runs/files", "runs/finished", "runs/machine", "runs/progress", "runs/stage"},
+    "runs/__init__": {"owned", "paths", "runs/files", "runs/finished", "runs/machine", "runs/progress", "runs/stage"},
     # driver/, the engine, above all of the store
     "driver/__init__": set(),
     "driver/plan": {"stages", "profiles", "runs", "runs/*"},
-    "driver/execute": {"stages", "runs", "runs/*", "driver/plan"},
+    "driver/execute": {"stages", "owned", "runs", "runs/*", "driver/plan"},
     "driver/schedule": {"stages", "driver/plan", "driver/execute"},
-    "driver/cluster": {"stages", "runs", "runs/*", "driver/plan", "driver/execute"},
+    "driver/cluster": {"stages", "owned", "runs", "runs/*", "driver/plan", "driver/execute"},
     "driver/report": {"stages", "belief", "runs", "runs/*", "driver/plan"},
     "driver/lab": {"stages", "driver/execute"},
-    "driver/status": {"stages", "runs", "runs/*", "driver/report"},
+    "driver/status": {"stages", "owned", "runs", "runs/*", "driver/report"},
 }
 
 
@@ -290,7 +293,7 @@ def imported_packages(code):
 def test_diffusers_stays_in_one_file_and_torch_out_of_the_driver():
     for name, code in FILES.items():
         assert "diffusers" not in set(imported_packages(code)) or name == "generator", name
-    light = ("stages", "paths", "profiles", *(name for name in FILES if "/" in name))
+    light = ("stages", "owned", "paths", "profiles", *(name for name in FILES if "/" in name))
     for code in (*(FILES[name] for name in light), (ROOT / "run_all.py").read_text()):
         assert not {"torch", "diffusers"} & set(imported_packages(code))
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from kr_utils import InputError
+from kr_utils import InputError, owned
 from kr_utils.driver import execute
 from kr_utils.driver.plan import Job
 from kr_utils.runs import code, machine
@@ -61,8 +61,8 @@ class Cluster:
             if name.partition(".")[0] in ("distributed", "tornado", "asyncio"):
                 logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         try:
-            self.token.write_text(self.driver, encoding="utf-8")
-            self.stack.callback(self.token.unlink, missing_ok=True)
+            owned.write(self.token, self.driver)
+            self.stack.callback(owned.remove, self.token)
             if self.scheduler:
                 self.client = _connect(Client, self.scheduler)
             else:

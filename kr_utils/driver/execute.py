@@ -6,7 +6,6 @@ import contextlib
 import gc
 import importlib.util
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -14,10 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kr_utils import runs, stages
+from kr_utils import owned, runs, stages
 from kr_utils.driver import plan
 from kr_utils.driver.plan import Job
-from kr_utils.runs import cells
+from kr_utils.runs import cells, copies
 
 
 class StageFailed(RuntimeError):
@@ -68,10 +67,10 @@ def execute(
     unknown = set(job.parameters) - cells.parameters(job.stage)
     if unknown:
         raise StageFailed(f"{notebook.name} declares no parameter {sorted(unknown)[0]!r}")
-    partial = job.folder.with_name(f"{job.folder.name}.failed.ipynb")
+    partial = copies.at_work(job.folder)
     started = time.time()
     try:
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        owned.vacate(partial)  # papermill would write through a link, and wait at a pipe
         with tempfile.TemporaryDirectory(prefix="kr-kernel-") as private:
             papermill.execute_notebook(
                 str(notebook),
@@ -93,11 +92,12 @@ def execute(
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise StageFailed(f"{notebook.name}: {reason[0]}; see {partial}") from error
     finally:
+        copies.scrub(partial, job.parameters)
         gc.collect()  # a client, its sockets and its event loop hold one another; 200 stages would pile up
     done = runs.read(job.folder)
     if not plan.matches(done, job):
         raise StageFailed(f"{notebook.name} ran but left no result that matches its plan; see {partial}")
-    shutil.move(partial, job.folder / "notebook.ipynb")
+    copies.keep(done, job.parameters)
     return time.time() - started
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from kr_utils import InputError, profiles, runs, stages
-from kr_utils.runs import files, folders, identity
+from kr_utils.runs import copies, files, folders, identity
 
 UP_TO_DATE = "up to date"
 
@@ -125,6 +123,10 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
         reason = "--force"
     else:
         reason = _what_is_stale(done, parts, above, Path(parameters.get("figures_dir", "")), root)
+    reuse = not reason
+    if reuse:
+        words = copies.told(done)
+        reason = f"{UP_TO_DATE}, but {words}" if words else UP_TO_DATE
     return Job(
         stage,
         dataset,
@@ -133,8 +135,8 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
         # papermill hands on numbers, texts, lists and dicts, but not tuples.
         {**parameters, "overrides": runs.plain(overrides.get(stage, {}))},
         parts,
-        not reason,
-        reason or UP_TO_DATE,
+        reuse,
+        reason,
         done.manifest["seconds"] if done else None,
         done.manifest["seconds"] if done else None,
     )
@@ -187,11 +189,13 @@ def _figures_stand(done: runs.Done, figures: Path) -> bool:
     return all(files.is_content(figures / name, digest) for name, digest in made.items())
 
 
-def tidy(job: Job) -> None:
-    """Put right what a kill left around a result that stands: folders half renamed, the notebook's copy not moved."""
+def tidy(job: Job) -> str:
+    """Put right what a kill left around a result that stands: folders half renamed, the notebook's copy not moved.
+
+    Returns what is still wrong with that copy, in words; "" where nothing is.
+    """
     runs.settle(job.folder)
-    done, copy = runs.read(job.folder), job.folder.with_name(f"{job.folder.name}.failed.ipynb")
-    if done and copy.is_file() and not (job.folder / "notebook.ipynb").exists():
-        made = datetime.datetime.fromtimestamp(copy.stat().st_mtime, datetime.UTC)
-        if made >= datetime.datetime.fromisoformat(done.manifest["started"]):
-            shutil.move(copy, job.folder / "notebook.ipynb")
+    if (done := runs.read(job.folder)) and not done.path.is_symlink() and copies.told(done):
+        copies.recover(done, job.parameters)
+    words = copies.told(done) if done else ""
+    return f"but {words}" if words else ""

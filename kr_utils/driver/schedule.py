@@ -39,8 +39,7 @@ def run(
     waiting, running, lost = [], set(), set()
     for job in jobs:
         if job.reuse and job.stage != "compare":
-            plan.tidy(job)
-            report.ended(job, "reused")
+            report.ended(job, "reused", plan.tidy(job))
         else:
             waiting.append(job)
     while waiting or running:
@@ -57,8 +56,8 @@ def run(
                 waiting.remove(job)
                 again = fresh(job) if job.stage == "compare" else plan.again(job, jobs)
                 if again.reuse:
-                    plan.tidy(again)
-                    report.ended(job, "reused", again.reason if job.reason != again.reason else "")
+                    why = again.reason if job.reason != again.reason else ""
+                    report.ended(job, "reused", plan.tidy(again) or why)
                     continue
                 jobs[jobs.index(job)] = again
                 running.add(again)

@@ -6,25 +6,29 @@ import json
 import sys
 from pathlib import Path
 
-from kr_utils import runs, stages
+from kr_utils import owned, runs, stages
 from kr_utils.driver.report import STAGES, UNKNOWN_WIDTH, duration, of_stages
-from kr_utils.runs import locks
+from kr_utils.runs import copies, locks
 
 
 def state(folder: Path, driven: bool) -> tuple[str, str]:
-    """(done, running, failed, stopped or missing; how long it took, or where to look) of the stage in `folder`.
+    """(done, running, failed, stopped, not readable or missing; how long it took, or where to look) of a stage.
 
     driven : a driver is at work on this dataset and seed
     """
-    done, partial = runs.read(folder), folder.with_name(f"{folder.name}.failed.ipynb")
+    partial = folder.with_name(f"{folder.name}.failed.ipynb")
+    try:
+        done = runs.read(folder)
+    except runs.NotReadable:
+        return "not readable", ""
     if locks.holder(locks.stage_path(folder)) is not None:
         return "running", ""
     try:
         newer = not done or partial.stat().st_mtime > (done.path / "manifest.json").stat().st_mtime
-        failed = bool(json.loads(partial.read_text(encoding="utf-8"))["metadata"]["papermill"]["exception"])
+        failed = bool(json.loads(owned.read_text(partial))["metadata"]["papermill"]["exception"])
     except OSError:
         newer = failed = False
-    except (ValueError, KeyError, TypeError):  # papermill writes it just now
+    except (ValueError, KeyError, TypeError, RecursionError):  # papermill writes it just now
         failed = False
     if newer and failed:
         return "failed", str(partial)
@@ -51,8 +55,11 @@ def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None)
         driver = locks.holder(locks.driver_path(root, profile, dataset, seed))
         words = cells[dataset, seed] = {}
         for stage in STAGES:
-            word, more = state(runs.stage_dir(root, profile, dataset, seed, stage), driver is not None)
+            folder = runs.stage_dir(root, profile, dataset, seed, stage)
+            word, more = state(folder, driver is not None)
             words[stage] = f"done {more}" if word == "done" else word
+            if word == "done" and (wrong := copies.told(runs.read(folder))):
+                notes.append(f"done: {dataset} seed {seed}  {stages.STAGES[stage][0]}, but {wrong}")
             if word == "failed":
                 notes.append(f"failed: {dataset} seed {seed}  {stages.STAGES[stage][0]}; see {more}")
         if driver is not None:

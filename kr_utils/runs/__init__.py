@@ -3,15 +3,17 @@
 Notebooks use the doors below; `runs/` never imports torch, and knows nothing of the method.
 """
 
+from kr_utils.owned import write as write_atomic
 from kr_utils.paths import figures_root, runs_root, stage_dir
-from kr_utils.runs.files import digests, write_atomic
-from kr_utils.runs.finished import Done, complete, find, find_current, outdated, plain, read, settle
+from kr_utils.runs.files import digests
+from kr_utils.runs.finished import Done, NotReadable, complete, find, find_current, outdated, plain, read, settle
 from kr_utils.runs.machine import this_machine
 from kr_utils.runs.progress import progress
 from kr_utils.runs.stage import Stage, begin
 
 __all__ = [
     "Done",
+    "NotReadable",
     "Stage",
     "begin",
     "complete",

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from kr_utils import InputError, stages
 
 ALL = "*"  # every definition of a file
-GROUND = {"stages", "paths", "profiles", "parameters"}
+GROUND = {"stages", "owned", "paths", "profiles", "parameters"}
 STYLE = "kr.mplstyle"  # counts where plots.py does
 NOT_NUMBERS = {"parameters", "figure", "exercise"}  # tags of cells from which no number comes
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+
+from kr_utils import owned
 
 LARGE = 2**20  # bytes
 
 
 def stamp(path: Path) -> list:
     """[size, SHA-256, time of the last change in ns] of a file."""
-    stat = path.stat()
-    with open(path, "rb") as file:
+    with owned.reading(path) as file:
+        stat = os.fstat(file.fileno())
         return [stat.st_size, hashlib.file_digest(file, "sha256").hexdigest(), stat.st_mtime_ns]
+
+
+def stamps(folder: Path) -> dict[str, list]:
+    """The stamp of every ordinary file of a folder, by name; links are none of ours."""
+    return {path.name: stamp(path) for path in sorted(folder.iterdir()) if path.is_file() and not path.is_symlink()}
 
 
 def stands(path: Path, written: list, whole: bool = False) -> bool:
@@ -21,10 +29,12 @@ def stands(path: Path, written: list, whole: bool = False) -> bool:
 
     As git does, a large file whose size and time are those of the stamp is not read again, so that a plan over
     many runs stays cheap; after a copy the time differs, and the content decides. `whole`: the content decides
-    in any case, as it must when weights are about to be loaded.
+    in any case, as it must when weights are about to be loaded. PermissionError where it may not be read.
     """
-    if not path.is_file():  # nor is a pipe read, which would wait for ever
+    if not path.is_file():
         return False
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     size, digest, time = written
     stat = path.stat()
     if stat.st_size != size:
@@ -42,20 +52,3 @@ def digests(folder: Path, names: list[str]) -> dict[str, str]:
 def is_content(path: Path, digest: str) -> bool:
     """Whether a file is there and has this SHA-256."""
     return path.is_file() and stamp(path)[1] == digest
-
-
-def text(path: Path) -> str:
-    """A text file's content; OSError where there is something else, such as a pipe."""
-    if not path.is_file():
-        raise OSError(f"{path} is not a file")
-    return path.read_text(encoding="utf-8")
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new content, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves is written over by the next
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -5,14 +5,18 @@ runs/<profile>/<dataset>/seed<k>/<notebook>/ holds a finished stage; its manifes
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import datetime
+import io
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kr_utils import InputError
+from kr_utils import InputError, owned
 from kr_utils.paths import stage_dir
 from kr_utils.runs import files, folders, locks
 from kr_utils.runs.code import code_hashes
@@ -23,6 +27,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT = 3  # of the manifest
+
+# What the store and the driver rely on. The seal finds accidents; this finds a manifest that somebody sealed.
+FORM = {
+    "fingerprint": str, "ingredients": dict, "parameters": dict, "git_commit": (str, type(None)), "versions": dict,
+    "hardware": dict, "started": str, "seconds": (int, float), "starts": int, "timing": dict, "files": dict,
+}  # fmt: skip
+PARTS = {"stage": str, "dataset": str, "seed": int, "budget": dict, "checksum": str, "code": dict, "upstream": dict}
+
+
+class NotReadable(InputError):
+    """A result that is there but that this user may not read: neither damaged nor missing."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,11 @@ class Done:
         path, stamp = self.path / name, self.manifest["files"].get(name)
         if not path.is_file() and self.path.suffix == ".partial":
             path = self.path.with_suffix("") / name  # it was read in the moment before it got its name
-        if stamp is None or not files.stands(path, stamp, whole=True):
+        try:
+            stands = stamp is not None and files.stands(path, stamp, whole=True)
+        except PermissionError as error:
+            raise not_readable(path) from error
+        if not stands:
             raise InputError(
                 f"{path}: damaged or not of this result; run notebooks/{self.path.stem}.ipynb again, or delete "
                 f"{self.path} and `python run_all.py` makes it again"
@@ -74,13 +93,13 @@ class Done:
     def npz(self, name: str) -> dict[str, np.ndarray]:
         import numpy as np
 
-        with np.load(self.file(name), allow_pickle=False) as archive:
+        with owned.reading(self.file(name)) as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
 
     def csv(self, name: str) -> list[dict]:
         """Rows of a CSV file, numbers as floats."""
-        with open(self.file(name), newline="", encoding="utf-8") as file:
-            return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = csv.DictReader(io.StringIO(owned.read_text(self.file(name)), newline=""))
+        return [{key: _number(value) for key, value in row.items()} for row in rows]
 
 
 def _number(text: str) -> float | str:
@@ -94,24 +113,60 @@ def read(path: Path) -> Done | None:
     """The finished stage of the folder `path`, or None where there is none, or where anything is not as it was written.
 
     A manifest must be sealed, of this format, and lie where it was made; its files must be as it says.
+
+    Raises
+    ------
+    NotReadable
+        There is something that this user may not read, and nothing else.
     """
-    return next(filter(None, (_read(place, path) for place in folders.places(path))), None)
+    denied = None
+    for place in folders.places(path):
+        try:
+            if done := _read(place, path):
+                return done
+        except PermissionError as error:
+            denied = denied or error
+    if denied:
+        raise not_readable(Path(denied.filename or path)) from denied
+    return None
+
+
+def not_readable(path: Path) -> NotReadable:
+    """The error, in words."""
+    return NotReadable(f"{path}: you may not read it, so nothing is put in its place; get permission, or move it away")
 
 
 def _read(path: Path, final: Path) -> Done | None:
     try:
-        manifest = json.loads(files.text(path / "manifest.json"))
+        manifest = json.loads(owned.read_text(path / "manifest.json"))
         seal = manifest.pop("seal")
-        if manifest["format"] != FORMAT or seal != fingerprint(manifest):
+        if manifest["format"] != FORMAT or seal != fingerprint(manifest) or not _well_formed(manifest):
             return None
         if manifest["fingerprint"] != fingerprint(manifest["ingredients"]) or not _lies_in(final, manifest):
             return None
         if not all(files.stands(path / name, stamp) for name, stamp in manifest["files"].items()):
             return None
-        results = json.loads(files.text(path / "metrics.json"))
+        results = json.loads(owned.read_text(path / "metrics.json"))
+        json.dumps(results, ensure_ascii=False).encode()
+    except PermissionError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return Done(path, manifest, results)
+    return Done(path, manifest, results) if isinstance(results, dict) else None
+
+
+def _well_formed(manifest: dict) -> bool:
+    """Whether everything in a manifest has the type that its readers rely on; ValueError where it cannot be shown."""
+    json.dumps(manifest, ensure_ascii=False).encode()  # a lone surrogate could not even be printed
+    parts = manifest["ingredients"]
+    typed = [isinstance(manifest[key], kind) for key, kind in FORM.items()]
+    typed += [isinstance(parts[key], kind) for key, kind in PARTS.items()]
+    texts = [*parts["code"].values(), *manifest["versions"].values()]
+    for read_ in parts["upstream"].values():
+        texts += read_.values()
+    typed += [isinstance(value, str) for value in texts]
+    datetime.datetime.fromisoformat(manifest["started"]).astimezone(datetime.UTC)
+    return all(typed) and math.isfinite(manifest["seconds"]) and manifest["seconds"] >= 0
 
 
 def _lies_in(path: Path, manifest: dict) -> bool:
@@ -132,8 +187,11 @@ def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
     for folder in sorted((root / profile).glob("*/seed*"), key=lambda p: (p.parent.name, len(p.name), p.name)):
         if not re.fullmatch("seed(0|[1-9][0-9]{0,9})", folder.name):
             continue
-        done = {s: read(folder / STAGES[s][0]) for s in STAGES if s != "compare"}
-        done = {stage: item for stage, item in done.items() if item is not None}
+        done = {}
+        for stage in STAGES:
+            with contextlib.suppress(NotReadable):  # told by whoever is asked for this very stage
+                if stage != "compare" and (item := read(folder / STAGES[stage][0])):
+                    done[stage] = item
         if done:
             found[folder.parent.name, int(folder.name[4:])] = done
     return found
@@ -189,5 +247,8 @@ def complete(stages: dict[str, Done]) -> bool:
 def settle(final: Path, own: bool = False) -> None:
     """Finish what a kill interrupted while a stage's folders were renamed; a stage at work (not our `own`) does it."""
     if own or locks.holder(locks.stage_path(final)) is None:
-        folders.settle(final, lambda path: _read(path, final) is not None)
+        try:
+            folders.settle(final, lambda path: _read(path, final) is not None)
+        except PermissionError as error:
+            raise not_readable(Path(error.filename or final)) from error
         locks.forget(locks.stage_path(final))

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kr_utils import InputError
-from kr_utils.runs.files import write_atomic
+from kr_utils import InputError, owned
 
 STATE = "state"  # the folder of saved states inside a partial folder
 MARKER = "stage.json"  # in it: what the states belong to
@@ -40,17 +38,31 @@ def places(final: Path) -> list[Path]:
 def settle(final: Path, complete: Callable[[Path], bool]) -> None:
     """Give the finished result its name and remove what it replaces; right after a kill at any line of this function.
 
+    A result that was moved elsewhere and left a link stays where it is; only the link is replaced.
+
     complete : whether a folder holds a whole result (its manifest is valid)
     """
-    if complete(partial(final)):
-        shutil.rmtree(partial(final) / STATE, ignore_errors=True)
-        if final.exists():
-            shutil.rmtree(old(final), ignore_errors=True)
-            final.rename(old(final))
-        partial(final).rename(final)
-    elif not final.exists() and complete(old(final)):
-        old(final).rename(final)
-    shutil.rmtree(old(final), ignore_errors=True)
+    # The new result stands: what had its name makes room.
+    if _here(partial(final)) and complete(partial(final)):
+        owned.remove(partial(final) / STATE)
+        if _here(final):
+            owned.remove(old(final))
+            owned.rename(final, old(final))
+        else:
+            owned.remove(final)
+        owned.rename(partial(final), final)
+
+    # Or the old one does, on its way out when a kill came.
+    elif not final.exists() and _here(old(final)) and complete(old(final)):
+        owned.remove(final)
+        owned.rename(old(final), final)
+
+    owned.remove(old(final))
+
+
+def _here(folder: Path) -> bool:
+    """Whether it is a folder itself, not a link to one."""
+    return folder.is_dir() and not folder.is_symlink()
 
 
 def open_partial(final: Path, owner: dict, why: Callable[[dict], str]) -> tuple[float, int]:
@@ -69,24 +81,25 @@ def open_partial(final: Path, owner: dict, why: Callable[[dict], str]) -> tuple[
     marker = folder / STATE / MARKER
     seconds, starts = 0.0, 1
     try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
+        found = json.loads(owned.read_text(marker)) if _here(marker.parent) else None
         states = list(marker.parent.rglob("*.safetensors"))
         if found["owner"] == owner and states:
             saved = max(path.stat().st_mtime for path in states)
             seconds, starts = found["seconds"] + max(0.0, saved - found["started"]), found["starts"] + 1
         elif states:
             print(f"{final.name}: its unfinished work is not used ({why(found['owner'])}); it starts anew", flush=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # no marker, or not one of ours: nothing to go on from
+
     if starts == 1:
-        if marker.is_file():
-            marker.unlink()  # first: a half-emptied folder must not have an owner
-        shutil.rmtree(folder, ignore_errors=True)
-    marker.parent.mkdir(parents=True, exist_ok=True)
+        if _here(folder) and _here(marker.parent):
+            owned.remove(marker)  # first: a half-emptied folder must not have an owner
+        owned.remove(folder)
+    owned.make(marker.parent)
     for leftover in folder.rglob("*.tmp"):
-        leftover.unlink()
+        owned.remove(leftover)
     text = json.dumps({"owner": owner, "started": time.time(), "seconds": seconds, "starts": starts})
-    write_atomic(marker, text)
+    owned.write(marker, text)
     return seconds, starts
 
 

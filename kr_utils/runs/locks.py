@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
 import os
+import re
 import socket
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kr_utils import InputError
+from kr_utils import InputError, owned
 
 HELD: dict[str, Lock] = {}  # by this process; a cell that opens its stage may be run twice in one kernel
 
@@ -23,14 +25,15 @@ HELD: dict[str, Lock] = {}  # by this process; a cell that opens its stage may b
 class Lock:
     """A lock that this process holds, until `release` or the end of the process."""
 
-    def __init__(self, path: Path, native, took_over: dict | None):
-        self.path, self.native, self.took_over = path, native, took_over
+    def __init__(self, path: Path, descriptor: int, took_over: dict | None):
+        self.path, self.descriptor, self.took_over = path, descriptor, took_over
 
     def release(self) -> None:
         """Give it back; harmless where that has been done. The empty lock file stays, as locks on a name must."""
         if HELD.pop(str(self.path), None) is not None:
-            _note(self.path).unlink(missing_ok=True)
-            self.native.release()
+            with contextlib.suppress(OSError, InputError):  # the folder may have gone
+                owned.remove(_note(self.path))
+            _let_go(self.descriptor)
 
 
 def driver_path(root: Path, profile: str, dataset: str = "", seed: int = 0) -> Path:
@@ -59,16 +62,14 @@ def hold(path: Path, what: str, *, wait: float = 0, this_host_only: bool = False
     InputError
         Somebody else holds it, or nothing can be locked there.
     """
-    import filelock
-
     if str(path) in HELD:
         return HELD[str(path)]
-    # Not thread-local: papermill and Dask may release in another thread than took it.
-    native = filelock.FileLock(str(path), thread_local=False)
+
+    # The lock itself.
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        native.acquire(timeout=wait if wait else 0.5, poll_interval=0.1)  # `holder` looks for less than that
-    except filelock.Timeout:
+        owned.make(path.parent)
+        descriptor = _acquire(path, wait if wait else 0.5)  # `holder` looks for less than that
+    except TimeoutError:
         raise InputError(
             f"{what} is being worked on by {told(read_note(path))}; wait until that has finished, or end it first"
         ) from None
@@ -76,23 +77,59 @@ def hold(path: Path, what: str, *, wait: float = 0, this_host_only: bool = False
         raise InputError(
             f"{path}: cannot be locked ({error.strerror}); use a folder you may write to, where files can be locked"
         ) from error
+
+    # Whoever had it before, and died.
     left = read_note(path)
     if this_host_only and left and left.get("host") != socket.gethostname():
-        native.release()
+        _let_go(descriptor)
         raise InputError(
             f"{what} is locked by {told(left)}, which cannot be seen from here; if it is dead, delete {_note(path)}"
         )
-    lock = HELD[str(path)] = Lock(path, native, left)
+
+    # Who has it now.
+    lock = HELD[str(path)] = Lock(path, descriptor, left)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    note = {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "command": " ".join(sys.argv)[:200]}
     try:
-        temporary = _note(path).with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(note), encoding="utf-8")
-        os.replace(temporary, _note(path))
-    except OSError as error:
+        owned.write(_note(path), json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
+    except (OSError, InputError) as error:
         lock.release()
-        raise InputError(f"{path.parent}: cannot be written ({error.strerror})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{_note(path)}: cannot be written ({reason}); use a folder you may write to") from error
     return lock
+
+
+def _acquire(path: Path, wait: float) -> int:
+    """A descriptor that holds the lock until it is closed; TimeoutError after `wait` seconds (-1: never)."""
+    import filelock
+
+    end = math.inf if wait < 0 else time.monotonic() + wait
+    while True:
+        descriptor = owned.lock_file(path)
+        try:
+            if filelock.lock_descriptor(descriptor, blocking=False) and _named(path, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.1)
+
+
+def _let_go(descriptor: int) -> None:
+    import filelock
+
+    filelock.unlock_descriptor(descriptor)  # closing is not enough: a forked process has the same lock
+    os.close(descriptor)
+
+
+def _named(path: Path, descriptor: int) -> bool:
+    """Whether the file still has its name: a lock on one that was deleted meanwhile keeps nobody out."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager
@@ -110,33 +147,29 @@ def driving(root: Path, profile: str, wanted: list[tuple[str, int]]) -> Iterator
 
 
 def holder(path: Path) -> dict | None:
-    """Who holds a lock now, or None. Never takes it for longer than a look."""
+    """Who holds a lock now, or None. Never takes it for longer than a look, for which reading the file is enough."""
     import filelock
 
-    if not path.is_file():
-        return None
     if str(path) in HELD:
         return read_note(path) or {}
-    native = filelock.FileLock(str(path), thread_local=False)
     try:
-        native.acquire(timeout=0)
-    except (filelock.Timeout, OSError):  # a folder that may only be read: the note is all there is
-        return read_note(path) or {}
-    native.release()
-    return None
+        with owned.reading(path) as file:
+            free = filelock.lock_descriptor(file.fileno(), blocking=False)
+    except OSError:  # no such file, or one that cannot be looked at
+        return None
+    return None if free else read_note(path) or {}
 
 
 def forget(path: Path) -> None:
     """Remove the note of a holder that died; that of a living one stays."""
-    import filelock
-
     if str(path) in HELD or not _note(path).is_file():
         return
-    native = filelock.FileLock(str(path), thread_local=False)
-    with contextlib.suppress(filelock.Timeout, OSError):
-        native.acquire(timeout=0)
-        _note(path).unlink(missing_ok=True)
-        native.release()
+    with contextlib.suppress(OSError, InputError):  # TimeoutError is one
+        descriptor = _acquire(path, 0)
+        try:
+            owned.remove(_note(path))
+        finally:
+            _let_go(descriptor)
 
 
 def _note(path: Path) -> Path:
@@ -146,10 +179,13 @@ def _note(path: Path) -> Path:
 def read_note(path: Path) -> dict | None:
     """What the holder, or the last one that died, wrote about itself; None if nothing can be read."""
     try:
-        note = json.loads(_note(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        note = json.loads(owned.read_text(_note(path)))
+    except (OSError, ValueError, RecursionError):
         return None
     return note if isinstance(note, dict) else None
+
+
+TOLD = re.compile(r"process \S+ on \S+ since \S+")  # what `told` says
 
 
 def told(note: dict | None) -> str:

@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kr_utils import InputError, parameters
+from kr_utils import InputError, owned, parameters
 from kr_utils.paths import runs_root, stage_dir
 from kr_utils.runs import cells, files, folders, locks
 from kr_utils.runs.code import code_hashes, edited_since_start
-from kr_utils.runs.files import write_atomic
 from kr_utils.runs.finished import FORMAT, Done, find_current, other_code, outdated, read, settle
 from kr_utils.runs.identity import fingerprint, ingredients, state_owner, why_not
 from kr_utils.runs.machine import git_commit, hardware, versions
@@ -78,14 +77,14 @@ class Stage:
         return self.folder / name
 
     def write_json(self, name: str, value: dict) -> None:
-        write_atomic(self.file(name), json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        owned.write(self.file(name), json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
     def write_csv(self, name: str, rows: list[dict]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomic(self.file(name), text.getvalue())
+        owned.write(self.file(name), text.getvalue())
 
     def write_npz(self, name: str, **arrays: np.ndarray) -> None:
         import numpy as np
@@ -93,7 +92,8 @@ class Stage:
         plain = {key: np.asarray(value) for key, value in arrays.items()}
         if objects := [key for key, value in plain.items() if value.dtype.hasobject]:  # numpy would pickle them
             raise TypeError(f"{name}: {objects[0]} holds Python objects; store numbers")
-        np.savez_compressed(self.file(name), **plain)
+        with owned.writing(self.file(name)) as file:
+            np.savez_compressed(file, **plain)
 
     def finish(self, results: dict, timing: dict | None = None) -> Path:
         """Write metrics.json, then manifest.json, from which on the stage is done, then give the folder its final name.
@@ -128,7 +128,7 @@ class Stage:
             "seconds": round(self.earlier + time.time() - self.started, 1),
             "starts": self.starts,
             "timing": timing or {},
-            "files": {p.name: files.stamp(p) for p in sorted(self.folder.iterdir()) if p.is_file()},
+            "files": files.stamps(self.folder),
         }
         self.write_json("manifest.json", {**manifest, "seal": fingerprint(manifest)})
         settle(self.final, own=True)
@@ -176,6 +176,7 @@ def begin(
     where = f"{dataset} seed {seed}" if dataset else f"profile {profile}"
     lock = locks.hold(locks.stage_path(final), f"{notebook} of {where}", wait=LOCK_WAIT)
     settle(final, own=True)
+    read(final)  # refuses to replace what another user made and this one may not even read
     owner = state_owner(parts, {need: done.digest() for need, done in upstream.items()})
     earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
     named = {"dataset": dataset, "profile": profile, "seed": seed}

@@ -1,0 +1,179 @@
+"""Everything that the project writes, deletes or renames goes through here, and so never through a link.
+
+A link that lies below the runs or figures folder, forgotten or planted, may lead anywhere. So each folder on the way
+to a file is opened as what it is, a folder, from the one above it; and a file is made new under another name and then
+renamed, which replaces whatever had its name (a link, a pipe) without touching what that leads to. The folders that
+people name themselves may be links: `paths.absolute` has resolved them before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from kr_utils import InputError
+
+# O_PATH, where there is one, needs no permission to list a folder, as a plain path needs none.
+FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", os.O_RDONLY)
+
+
+@contextlib.contextmanager
+def inside(folder: Path, make: bool = False) -> Iterator[int]:
+    """A descriptor of a folder that was reached without following a link.
+
+    make : create the folders that are missing
+
+    Raises
+    ------
+    InputError
+        A part of the path is a link.
+    OSError
+        It is no folder, not there, or may not be entered.
+    """
+    here = os.open(folder.anchor or ".", FOLDER)
+    names = folder.parts[bool(folder.anchor) :]
+    try:
+        for number, name in enumerate(names):
+            try:
+                below = _step(name, here, make)
+            except OSError as error:
+                path = Path(folder.anchor, *names[: number + 1])
+                if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
+                    raise InputError(
+                        f"{path}: a link; nothing is written or deleted through links: delete it, or put the folder "
+                        f"that it leads to in its place"
+                    ) from error
+                error.filename = str(path)
+                raise
+            os.close(here)
+            here = below
+        yield here
+    finally:
+        os.close(here)
+
+
+def _step(name: str, here: int, make: bool) -> int:
+    try:
+        return os.open(name, FOLDER, dir_fd=here)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with contextlib.suppress(FileExistsError):  # somebody else made it meanwhile
+        os.mkdir(name, dir_fd=here)
+    return os.open(name, FOLDER, dir_fd=here)
+
+
+def make(folder: Path) -> None:
+    """Create a folder, and those above it, where they are missing."""
+    with inside(folder, make=True):
+        pass
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A new binary file, which takes the place of `path` when all of it is on the disk, or leaves no trace.
+
+    A reader sees the old or the new content, never half of it. The file may be read by whom the umask allows.
+    """
+    temporary = f".{path.name}.tmp"  # one name: what a kill leaves is replaced by the next
+    with inside(path.parent) as folder:
+        _delete(temporary, folder)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW  # new: neither a link nor somebody's other file
+        number = os.open(temporary, flags, 0o666, dir_fd=folder)
+        try:
+            with open(number, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(number)
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException as error:
+            _delete(temporary, folder)
+            if isinstance(error, IsADirectoryError):
+                raise InputError(f"{path}: a folder, where a file belongs; move it away") from error
+            raise
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a whole file, a text as UTF-8, as `writing` does."""
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def reading(path: Path) -> BinaryIO:
+    """An ordinary file, open for reading; OSError where there is anything else: a pipe would let us wait for ever.
+
+    A link may lead to it: a finished stage may have been moved to another disk.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return open(number, "rb")
+
+
+def read_text(path: Path) -> str:
+    """The text, in UTF-8, of an ordinary file."""
+    with reading(path) as file:
+        return file.read().decode()
+
+
+def lock_file(path: Path) -> int:
+    """A descriptor of an empty file to lock: made where it is missing, only read where it is another user's."""
+    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with inside(path.parent) as folder:
+        try:
+            number = os.open(path.name, os.O_RDWR | flags, 0o666, dir_fd=folder)
+        except PermissionError:
+            number = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return number
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link (not what it leads to), or a folder with all that is in it; nothing there is fine."""
+    with contextlib.suppress(FileNotFoundError), inside(path.parent) as folder:
+        _delete(path.name, folder)
+
+
+def _delete(name: str, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+    except OSError:  # unlink refuses a folder, with EISDIR or EPERM
+        if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+            raise
+        shutil.rmtree(name, ignore_errors=True, dir_fd=folder)  # it follows no link either
+
+
+def rename(path: Path, target: Path) -> None:
+    """Give a file, link or folder another name; a file replaces what has that name, a folder only an empty one."""
+    with inside(path.parent) as source, inside(target.parent) as folder:
+        os.replace(path.name, target.name, src_dir_fd=source, dst_dir_fd=folder)
+
+
+def vacate(path: Path) -> None:
+    """Make the path free for somebody else's plain `open`: what is no ordinary file of one name is deleted.
+
+    Raises
+    ------
+    InputError
+        A folder is there, or a part of the path is a link.
+    """
+    with inside(path.parent, make=True) as folder:
+        try:
+            found = os.lstat(path.name, dir_fd=folder)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(found.st_mode):
+            raise InputError(f"{path}: a folder, where a file belongs; move it away")
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            os.unlink(path.name, dir_fd=folder)
