@@ -69,6 +69,7 @@ FLOORS = {
     "runs/__init__": {"owned", "paths", "runs/files", "runs/finished", "runs/machine", "runs/progress", "runs/stage"},
     # driver/, the engine, above all of the store
     "driver/__init__": set(),
+    "driver/home": set(),
     "driver/plan": {"stages", "profiles", "runs", "runs/*"},
     "driver/execute": {"stages", "owned", "runs", "runs/*", "driver/plan"},
     "driver/schedule": {"stages", "driver/plan", "driver/execute"},
