@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kr_utils import InputError, paths, profiles, runs, stages
-from kr_utils.driver import plan
+from kr_utils.driver import home, plan
 from kr_utils.runs import locks, machine
 
 
@@ -199,7 +199,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
             paths.writable(folder, option)
-        return execute(args, make_plan, root, data_root if set(datasets) - {"digits"} else "")
+        with home.usable():
+            return execute(args, make_plan, root, data_root if set(datasets) - {"digits"} else "")
     except Exception as error:
         if args.debug:
             raise

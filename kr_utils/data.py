@@ -226,7 +226,11 @@ def _printable(text: str) -> bool:
 
 def data_root(given: str | Path = "") -> Path:
     """Where data files are looked for: `given`, else the variable KR_DATA, else ~/.cache/knowledge-recycling."""
-    folder, origin = paths.chosen(given, "--data-root", "KR_DATA", "~/.cache/knowledge-recycling")
+    try:
+        usual = Path.home() / ".cache/knowledge-recycling"
+    except RuntimeError:  # nobody knows of a home folder, and the digits need none
+        usual = stages.ROOT / "data"
+    folder, origin = paths.chosen(given, "--data-root", "KR_DATA", usual)
     if origin and not folder.is_dir():
         raise InputError(f"{origin} points to {str(folder)!r}, which is not a folder; create it or name another")
     return folder

@@ -32,9 +32,9 @@ def inside(folder: Path, make: bool = False) -> Iterator[int]:
     Raises
     ------
     InputError
-        A part of the path is a link.
+        A part of the path is a link, or anything else but a folder.
     OSError
-        It is no folder, not there, or may not be entered.
+        It is not there, or may not be entered.
     """
     here = os.open(folder.anchor or ".", FOLDER)
     names = folder.parts[bool(folder.anchor) :]
@@ -44,11 +44,8 @@ def inside(folder: Path, make: bool = False) -> Iterator[int]:
                 below = _step(name, here, make)
             except OSError as error:
                 path = Path(folder.anchor, *names[: number + 1])
-                if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
-                    raise InputError(
-                        f"{path}: a link; nothing is written or deleted through links: delete it, or put the folder "
-                        f"that it leads to in its place"
-                    ) from error
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise InputError(_in_the_way(path)) from error
                 error.filename = str(path)
                 raise
             os.close(here)
@@ -56,6 +53,15 @@ def inside(folder: Path, make: bool = False) -> Iterator[int]:
         yield here
     finally:
         os.close(here)
+
+
+def _in_the_way(path: Path) -> str:
+    if path.is_symlink():
+        return (
+            f"{path}: a link; nothing is written or deleted through links: delete it, or put the folder that it leads "
+            f"to in its place"
+        )
+    return f"{path}: not a folder; move it away"
 
 
 def _step(name: str, here: int, make: bool) -> int:

@@ -125,8 +125,12 @@ def test_a_damaged_note_harms_nothing(tmp_path, other, text):
 
 def test_a_place_that_cannot_be_locked_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be locked"):
+    with pytest.raises(InputError, match="file: not a folder; move it away"):
         locks.hold(tmp_path / "file" / ".x.lock", "it")
+    os.mkfifo(tmp_path / ".x.lock")
+    with pytest.raises(InputError, match=r"\.x\.lock: cannot be locked \(not an ordinary file\)"):
+        locks.hold(tmp_path / ".x.lock", "it")
+    assert locks.holder(tmp_path / ".x.lock") is None
 
 
 BEGIN = "import sys; from kr_utils import profiles, runs; runs.begin('teacher', profiles.budget('teacher', 'smoke'), "
