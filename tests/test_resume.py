@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from kr_utils import InputError, classifier, data, generator, profiles, recycling, resume, runs, stages
 from kr_utils import selection as selecting
-from kr_utils.driver import plan
 from kr_utils.runs import folders, identity
 from kr_utils.runs import stage as opening
 
@@ -512,22 +511,6 @@ def test_speeds_go_to_the_manifest_and_not_to_the_metrics():
     done = runs.read(open_stage().finish({"accuracy": 0.5}, timing={"images_per_second": 7.5}))
     assert done.metrics == {"accuracy": 0.5}
     assert done.manifest["timing"] == {"images_per_second": 7.5}
-
-
-def test_the_copy_of_a_notebook_is_put_in_its_place_if_the_driver_died_before(tmp_path):
-    final = open_stage().finish({})
-    jobs = plan.plan("smoke", ["digits"], [0], {"digits": "c"}, overrides={}, root=tmp_path / "runs", figures=tmp_path)
-    job = next(job for job in jobs if job.stage == "teacher")
-    assert job.reuse
-    copy = final.with_name("01_teacher.failed.ipynb")
-    copy.write_text("of an earlier attempt")
-    os.utime(copy, (1, 1))
-    plan.tidy(job)
-    assert not (final / "notebook.ipynb").exists()
-    copy.write_text("of this one")
-    plan.tidy(job)
-    assert (final / "notebook.ipynb").read_text() == "of this one"
-    assert not copy.exists()
 
 
 # ------------------------------------------- SIGKILL at random moments of a run

@@ -1,10 +1,12 @@
 """No pickle, parameters as data, nothing written elsewhere; and what a real process does when the disk is full."""
 
 import ast
+import getpass
 import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ from papermill.translators import PythonTranslator
 
 from kr_utils import profiles, runs, stages
 from kr_utils.driver import execute, plan
+from kr_utils.runs import copies
 
 ROOT = stages.ROOT
 PICKLING = {"pickle", "cPickle", "_pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "pickletools"}
@@ -26,7 +29,7 @@ CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "t
 
 def sources():
     """(name, parsed code) of everything that runs: modules, driver, benchmarks, every cell of every notebook."""
-    for path in [ROOT / "run_all.py", *sorted(ROOT.glob("kr_utils/*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]:
+    for path in [ROOT / "run_all.py", *sorted(ROOT.glob("kr_utils/**/*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]:
         yield path.name, ast.parse(path.read_text(encoding="utf-8"))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for number, cell in enumerate(nbformat.read(path, as_version=4)["cells"]):
@@ -135,8 +138,9 @@ def injected(cell):
 
 
 @pytest.mark.slow
-def test_hostile_parameters_reach_a_real_notebook_as_data(tmp_path):
+def test_hostile_parameters_reach_a_real_notebook_as_data(tmp_path, monkeypatch):
     """08 gets runs and figures folder; with nothing to compare it stops at its own line, the parameters long set."""
+    monkeypatch.setattr(copies, "clean", lambda text, names: text)  # which would put names in the folders' place
     figures = tmp_path / HOSTILE[0]
     job = plan.plan("smoke", [], [], {}, overrides={}, root=tmp_path / HOSTILE[3], figures=figures)[0]
     with pytest.raises(execute.StageFailed) as error:
@@ -185,6 +189,17 @@ class Ran:
         for path in (self.data, self.home, self.cwd, self.temporary):
             path.mkdir()
         own_set(self.data, med_arrays(n=(64, 32, 32)))
+        self.out, place = folder / "out", self.stage("00_start_here").parent
+        for path in (self.out / "state", place):
+            path.mkdir(parents=True)
+        for name in ("metrics.json", "examples.npz", "x.tmp", "state/x.safetensors", "copy"):
+            (self.out / name).write_text("of somebody else")
+        (place / "00_start_here.partial").symlink_to(self.out)
+        (place / "00_start_here.failed.ipynb").symlink_to(self.out / "copy")
+        (place / "01_teacher").symlink_to(self.out)
+        os.mkfifo(place / "01_teacher.failed.ipynb")
+        os.mkfifo(place / ".driver.json")
+        self.outside = listing(self.out)
         self.repository = listing(ROOT, TOOLS)
         self.first = self.run(self.call())
 
@@ -220,6 +235,27 @@ def test_hostile_folder_names_are_names_and_nothing_is_written_elsewhere(ran):
     assert {path.name for path in ran.home.iterdir()} <= CACHES
     assert not [p for p in ran.temporary.rglob("*") if p.is_file()], "nothing is left among temporary files"
     assert {path.name for path in ran.runs.iterdir()} == {"smoke"}
+    assert listing(ran.out) == ran.outside, "links and pipes that lay in the way led nowhere"
+    assert not [path for path in ran.runs.rglob("*") if path.is_symlink() or path.is_fifo()]
+
+
+@pytest.mark.slow
+def test_nothing_that_a_run_leaves_tells_where_or_by_whom_it_was_made(ran):
+    secrets = {
+        str(ran.folder),
+        str(ROOT),
+        str(ran.home),
+        sys.prefix,
+        f"/home/{getpass.getuser()}",
+        socket.gethostname(),
+    }
+    forms = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1]) if len(form) > 3}
+    left = {path: path.read_bytes().decode(errors="ignore") for path in ran.runs.rglob("*") if path.is_file()}
+    assert {"notebook.ipynb", "manifest.json", "history.csv", "teacher.safetensors"} <= {path.name for path in left}
+    assert {(path.name, form) for path, text in left.items() for form in forms if form in text} == set()
+    copy = json.loads((ran.stage("01_teacher") / "notebook.ipynb").read_text())
+    assert copy["metadata"]["papermill"]["parameters"]["runs_dir"] == "<runs>"
+    assert copies.told(runs.read(ran.stage("01_teacher"))) == ""
 
 
 @pytest.mark.slow
