@@ -66,7 +66,7 @@ WRITERS |= {"remove", "removedirs", "move", "copy", "copyfile", "copytree", "sym
 OTHERS = {
     "paths": {"folder.mkdir"},  # the folder that a user named, tried before anything runs
     "data": {"root.mkdir"},  # the data folder
-    "results": {"readme.write_text"},  # README.md of the repository, on request
+    "results": {"readme.write_bytes"},  # README.md of the repository, on request
 }
 
 
