@@ -65,7 +65,7 @@ WRITERS = {"write_text", "write_bytes", "unlink", "rmdir", "rmtree", "mkdir", "m
 WRITERS |= {"remove", "removedirs", "move", "copy", "copyfile", "copytree", "symlink_to", "hardlink_to", "save_file"}
 OTHERS = {
     "paths": {"folder.mkdir"},  # the folder that a user named, tried before anything runs
-    "data": {"root.mkdir"},  # the data folder
+    "published": {"folder.mkdir", "(folder / file).parent.mkdir", "os.replace"},  # the data folder
     "results": {"readme.write_bytes"},  # README.md of the repository, on request
 }
 
