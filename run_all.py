@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import itertools
 import sys
-from pathlib import Path
 
 from kr_utils import InputError, paths, profiles, runs, stages
 from kr_utils.driver import plan
-from kr_utils.runs import locks, machine
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,89 +96,72 @@ def show_list() -> None:
             print(f"    {stage}: " + ", ".join(f"{key}={value}" for key, value in budget.items()))
 
 
-def execute(args: argparse.Namespace, make_plan, root: Path, data_root: str) -> int:
-    """Run what the plan says, here or on a cluster, and report; returns the exit code."""
-    from kr_utils.driver import report, schedule
+def drive(args: argparse.Namespace) -> int:
+    """Check the arguments, then list, tell, plan or run; returns the exit code.
 
-    with contextlib.ExitStack() as stack:
-        runs_here = itertools.product(names(args.datasets, "--datasets"), whole_numbers(args.seeds))
-        for line in stack.enter_context(locks.driving(root, args.profile, [*runs_here])):
-            print(line)
-        jobs = make_plan()
-        if args.jobs > 1 or args.scheduler:
-            from kr_utils.driver import cluster
+    Raises
+    ------
+    InputError
+        A bad argument, variable, folder or data file.
+    """
+    if args.list:
+        show_list()
+        return 0
 
-            executor = cluster.Cluster(
-                0 if args.scheduler else args.jobs, args.scheduler, args.threads, root, data_root
-            )
-            stack.enter_context(executor)
-            print(f"on {executor.place()}, {executor.threads} threads each")
-        shown = stack.enter_context(report.Reporter(jobs, args.debug))
-        if not (args.jobs > 1 or args.scheduler):
-            executor = schedule.Here(args.threads or machine.cores(), shown.line, args.debug)
+    # Names, numbers and folders, before anything heavy is loaded
+    seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
+    overrides = plan.parse_settings(args.set, args.profile)
+    profiles.budget("start", args.profile)
+    plan.stages_until(args.until)
+    root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
+    if args.scheduler and args.jobs > 1:
+        raise InputError("--jobs is for workers made here; with --scheduler the number of its workers decides")
+    wanted = [*itertools.product(datasets, seeds)]
+    from kr_utils import data
 
-        def compare_again(job: plan.Job) -> plan.Job:
-            """The comparison as it stands now: drivers of other seeds may have finished since, or be comparing."""
-            path, what = locks.driver_path(root, args.profile), f"the comparison of profile {args.profile}"
-            try:
-                lock = locks.hold(path, what, this_host_only=True)
-            except InputError as error:
-                shown.say(f"{error}; waiting")
-                lock = locks.hold(path, what, wait=-1, this_host_only=True)
-            stack.callback(lock.release)
-            return make_plan()[-1]
+    for name in datasets:
+        data.require_name(name)
+    if args.status:
+        from kr_utils.driver import status
 
-        seconds, failures = schedule.run(jobs, executor, shown, keep_going=args.keep_going, fresh=compare_again)
-    shown.summary(seconds)
+        usual = all(getattr(args, key) == parser().get_default(key) for key in ("datasets", "seeds"))
+        status.status(root, args.profile, [] if usual else wanted)
+        return 0
+
+    # Data files, then the plan
+    data_root = str(data.data_root(args.data_root))
+    checksums = {name: data.check(name, args.data_root) for name in datasets}
+    make_plan = functools.partial(
+        plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
+        data_root=data_root, until=args.until, force=args.force,
+    )  # fmt: skip
+    if "compare" in plan.stages_until(args.until):
+        from kr_utils import results_file
+
+        results_file.load(figures / args.profile / "results.csv", args.profile)  # or 08 would refuse it at the end
+    if args.dry_run:
+        from kr_utils.driver import report
+
+        print("\n".join(report.dry_run(make_plan())))
+        return 0
+
+    # The run
+    for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
+        paths.writable(folder, option)
+    from kr_utils.driver import run
+
+    jobs, failures = run.run(args, wanted, make_plan, root, data_root if set(datasets) - {"digits"} else "")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     if not failures and jobs[-1].stage == "compare":
-        shown.say(f"figures and tables: {runs.figures_root(args.figures_dir) / args.profile}")
+        print(f"figures and tables: {figures / args.profile}")
     return 1 if failures else 0
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        if args.list:
-            show_list()
-            return 0
-        seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
-        overrides = plan.parse_settings(args.set, args.profile)
-        profiles.budget("start", args.profile)
-        plan.stages_until(args.until)
-        root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
-        if args.scheduler and args.jobs > 1:
-            raise InputError("--jobs is for workers made here; with --scheduler the number of its workers decides")
-        from kr_utils import data
-
-        for name in datasets:
-            data.require_name(name)
-        if args.status:
-            from kr_utils.driver import report, status
-
-            usual = all(getattr(args, key) == parser().get_default(key) for key in ("datasets", "seeds"))
-            asked = [] if usual else [*itertools.product(datasets, seeds)]
-            status.status(root, args.profile, asked)
-            return 0
-        data_root = str(data.data_root(args.data_root))
-        checksums = {name: data.check(name, args.data_root) for name in datasets}
-        make_plan = functools.partial(
-            plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
-            data_root=data_root, until=args.until, force=args.force,
-        )  # fmt: skip
-        if "compare" in plan.stages_until(args.until):
-            from kr_utils import results_file
-
-            results_file.load(figures / args.profile / "results.csv", args.profile)  # or 08 would refuse it at the end
-        if args.dry_run:
-            from kr_utils.driver import report, status
-
-            print("\n".join(report.dry_run(make_plan())))
-            return 0
-        for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
-            paths.writable(folder, option)
-        return execute(args, make_plan, root, data_root if set(datasets) - {"digits"} else "")
+        return drive(args)
     except Exception as error:
         if args.debug:
             raise

@@ -70,6 +70,7 @@ FLOORS = {
     "driver/report": {"stages", "belief", "runs", "runs/*", "driver/plan"},
     "driver/lab": {"stages", "driver/execute"},
     "driver/status": {"stages", "runs", "runs/*", "driver/report"},
+    "driver/run": {"runs/*", "driver/plan", "driver/schedule", "driver/cluster", "driver/report"},
 }
 
 
