@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import os
+import signal
 import sys
 
 from kr_utils import InputError, paths, profiles, runs, stages
@@ -35,8 +37,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--scheduler",
         default="",
-        metavar="tcp://HOST:PORT",
+        metavar="tls://HOST:PORT",
         help="run the stages on the workers of this Dask scheduler",
+    )
+    p.add_argument(
+        "--insecure",
+        action="store_true",
+        help="allow a --scheduler tcp:// on another computer, without encryption or certificates",
     )
     p.add_argument(
         "--threads",
@@ -159,9 +166,25 @@ def drive(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command line; what went wrong is told in one line, with --debug as a traceback."""
+    # A terminal that lacks a sign shows its number
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     try:
-        return drive(args)
+        try:
+            return drive(args)
+        finally:
+            sys.stdout.flush()  # a reader that has gone is met here, not when the interpreter ends
+
+    # Nobody reads on (`| head`); rich has its own exception for it
+    except (BrokenPipeError, SystemExit):
+        end_children()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what a shell says of such a writer
+
+    # What people can mend, and what nobody thought of
     except Exception as error:
         if args.debug:
             raise
@@ -171,14 +194,20 @@ def main(argv: list[str] | None = None) -> int:
         reason = " ".join(str(error).split())[:300]  # a full disk below the driver itself, say; or its own mistake
         print(f"error: {type(error).__name__}: {reason}; what was finished is kept; see --debug", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        from kr_utils.driver import schedule
 
-        schedule.end_children()
-        print(
-            "stopped, kernels included; what is finished is kept: the same command goes on from here", file=sys.stderr
-        )
+    # Ctrl-C
+    except KeyboardInterrupt:
+        end_children()
+        print("stopped; what is finished is kept: the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def end_children() -> None:
+    """End the kernels and workers that this process started; no Ctrl-C comes between."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from kr_utils.driver import schedule
+
+    schedule.end_children()
 
 
 if __name__ == "__main__":

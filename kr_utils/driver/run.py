@@ -23,11 +23,16 @@ def run(
 
     Parameters
     ----------
-    options : of the command line: profile, jobs, scheduler, threads, keep_going, debug
+    options : of the command line: profile, jobs, scheduler, insecure, threads, keep_going, debug
     wanted : datasets with their seeds, of which no other driver may be at work
     make_plan : the plan as things stand when it is called
     root : the runs folder, absolute
     data_root : folder of the data files that the workers of a cluster must see, or ""
+
+    Raises
+    ------
+    InputError
+        Another driver is at work on the same; kernels or workers cannot be started or reached.
     """
     with contextlib.ExitStack() as stack:
         # One driver per dataset and seed
@@ -36,10 +41,14 @@ def run(
         jobs = make_plan()
 
         # Where stages run
+        if not options.scheduler and (problem := machine.no_loopback()):
+            raise InputError(f"no kernel can be started here: {problem}")
         executor = None
         if options.jobs > 1 or options.scheduler:
             workers = 0 if options.scheduler else options.jobs
-            executor = cluster.Cluster(workers, options.scheduler, options.threads, root, data_root)
+            executor = cluster.Cluster(
+                workers, options.scheduler, options.threads, root, data_root, insecure=options.insecure
+            )
             stack.enter_context(executor)
             print(f"on {executor.place()}, {executor.threads} threads each")
 
