@@ -107,10 +107,6 @@ def test_plain_tcp_goes_to_this_computer_only(address, words):
         assert cluster.checked(address, insecure=True) == address
 
 
-def touch(path):
-    Path(path).touch()
-
-
 def test_a_neighbour_without_the_certificate_runs_nothing(tmp_path):
     """On no port that a local cluster opens: the scheduler's, the workers', the nannies', their web servers'."""
     from distributed import Security
@@ -118,7 +114,7 @@ def test_a_neighbour_without_the_certificate_runs_nothing(tmp_path):
     from distributed.protocol.pickle import dumps
 
     async def ask(port, scheme, security, operation):
-        call = {"function": dumps(touch), "args": dumps((str(tmp_path / "touched"),)), "kwargs": dumps({})}
+        call = {"function": dumps(os.mkdir), "args": dumps((str(tmp_path / "made"),)), "kwargs": dumps({})}
         call = {"msg": {"op": "run", **call}} if operation == "broadcast" else call
         certificates = security.get_connection_args("client")
         async with rpc(f"{scheme}://127.0.0.1:{port}", timeout=2, connection_args=certificates) as there:
@@ -143,9 +139,9 @@ def test_a_neighbour_without_the_certificate_runs_nothing(tmp_path):
         assert len(ports) >= 4, "scheduler, nanny, worker, web"
         answers = asyncio.run(everywhere(ports))
         assert all(isinstance(answer, Exception) for answer in answers), answers
-        assert not (tmp_path / "touched").exists()
+        assert not (tmp_path / "made").exists()
         asyncio.run(ask(mine[1], "tls", here.client.security, "run"))
-        assert (tmp_path / "touched").exists(), "the same call does something for those who may"
+        assert (tmp_path / "made").exists(), "the same call does something for those who may"
 
 
 # ------------------------------------------------------------------ what may sit at a scheduler's address
