@@ -19,7 +19,7 @@ test: $(VENV)/.installed  ## unit, property and notebook tests; ARGS="-m 'not sl
 	$(RUN) -m pytest $(ARGS)
 
 lab: $(VENV)/.installed  ## the tutorial in JupyterLab
-	$(RUN) -m jupyterlab --notebook-dir=notebooks $(ARGS)
+	$(RUN) -m kr_utils.driver.lab $(ARGS)
 
 lint: $(VENV)/.installed  ## format and lint, code and notebooks
 	$(RUN) -m ruff check .

@@ -21,18 +21,26 @@ def parser() -> argparse.ArgumentParser:
         epilog="Examples: run_all.py | run_all.py --datasets breastmnist --data-root ~/medmnist --profile laptop "
         "| run_all.py --seeds 0,1,2 --dry-run",
     )
+
+    # What
     p.add_argument("--profile", default="quick", help=f"how much work: {', '.join(profiles.PROFILES)} (default quick)")
     p.add_argument("--datasets", default="digits", help="names, comma-separated (default digits); see --list")
     p.add_argument("--seeds", default="0", help="whole numbers, comma-separated (default 0)")
+
+    # From and to which folders
     p.add_argument(
         "--data-root", default="", help="folder of data files (default: KR_DATA, else ~/.cache/knowledge-recycling)"
     )
     p.add_argument("--runs-dir", default="", help="where results go (default: KR_RUNS, else runs/)")
     p.add_argument("--figures-dir", default="", help="where figures go (default: KR_FIGURES, else figures/)")
+
+    # How much of it
     p.add_argument("--until", metavar="STAGE", help=f"stop after this stage: {', '.join(stages.STAGES)}")
     p.add_argument(
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="change a budget (repeatable)"
     )
+
+    # On what
     p.add_argument("--jobs", type=count, default=1, metavar="N", help="stages at a time, on this computer (default 1)")
     p.add_argument(
         "--scheduler",
@@ -52,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="T",
         help="of each stage (default: cores divided by stages at a time)",
     )
+
+    # Or only tell; and what to do about failures
     p.add_argument(
         "--status", action="store_true", help="say what is done, running, failed and missing in this profile"
     )

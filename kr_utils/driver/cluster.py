@@ -370,6 +370,7 @@ def inspect(expected: dict) -> dict:
 
 
 def _problem(expected: dict) -> str:
+    # The folders
     token = Path(expected["token"])
     try:
         if token.read_text(encoding="utf-8") != expected["driver"]:
@@ -380,6 +381,8 @@ def _problem(expected: dict) -> str:
         return f"may not write to the runs folder {token.parent}"
     if expected["data_root"] and not Path(expected["data_root"]).is_dir():
         return f"cannot see the data folder {expected['data_root']}: all workers need it by the same path (--data-root)"
+
+    # The computer, the code, the packages
     if problem := machine.no_loopback():
         return f"can start no kernel: {problem}"
     if {LOADED, code.code_version()} != {expected["code"]}:
