@@ -75,9 +75,13 @@ class Cluster:
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> Cluster:
-        for name in list(logging.root.manager.loggerDict):  # what a lost connection means is told here, in one line
+        # What a lost connection means is told here, in one line; the import makes the loggers
+        import distributed  # noqa: F401
+
+        for name in list(logging.root.manager.loggerDict):
             if name.partition(".")[0] in ("distributed", "tornado", "asyncio"):
                 logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
         try:
             self.token.write_text(self.driver, encoding="utf-8")
             self.stack.callback(self.token.unlink, missing_ok=True)
