@@ -4,8 +4,9 @@ PIP_ARGS ?=
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-# Absolute: nothing on PATH or in a user's site-packages may be picked up instead.
-RUN := PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1 $(CURDIR)/$(BIN)/python
+# Relative, with a slash: nothing on PATH is picked up instead, and the folder's own name may hold spaces and quotes.
+# Always `python -m`: the scripts beside it name that folder in their first line. Nothing of a user's site-packages.
+RUN := PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python
 
 BENCH_ARGS ?= --out benchmarks/results.md
 
@@ -18,7 +19,7 @@ test: $(VENV)/.installed  ## unit, property and notebook tests; ARGS="-m 'not sl
 	$(RUN) -m pytest $(ARGS)
 
 lab: $(VENV)/.installed  ## the tutorial in JupyterLab
-	$(RUN) -m jupyterlab --notebook-dir=notebooks $(ARGS)
+	$(RUN) -m kr_utils.driver.lab $(ARGS)
 
 lint: $(VENV)/.installed  ## format and lint, code and notebooks
 	$(RUN) -m ruff check .

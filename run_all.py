@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import itertools
+import os
+import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from kr_utils import InputError, paths, profiles, runs, stages
 from kr_utils.driver import home, plan
-from kr_utils.runs import locks, machine
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,24 +22,37 @@ def parser() -> argparse.ArgumentParser:
         epilog="Examples: run_all.py | run_all.py --datasets breastmnist --data-root ~/medmnist --profile laptop "
         "| run_all.py --seeds 0,1,2 --dry-run",
     )
+
+    # What
     p.add_argument("--profile", default="quick", help=f"how much work: {', '.join(profiles.PROFILES)} (default quick)")
     p.add_argument("--datasets", default="digits", help="names, comma-separated (default digits); see --list")
     p.add_argument("--seeds", default="0", help="whole numbers, comma-separated (default 0)")
+
+    # From and to which folders
     p.add_argument(
         "--data-root", default="", help="folder of data files (default: KR_DATA, else ~/.cache/knowledge-recycling)"
     )
     p.add_argument("--runs-dir", default="", help="where results go (default: KR_RUNS, else runs/)")
     p.add_argument("--figures-dir", default="", help="where figures go (default: KR_FIGURES, else figures/)")
+
+    # How much of it
     p.add_argument("--until", metavar="STAGE", help=f"stop after this stage: {', '.join(stages.STAGES)}")
     p.add_argument(
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="change a budget (repeatable)"
     )
+
+    # On what
     p.add_argument("--jobs", type=count, default=1, metavar="N", help="stages at a time, on this computer (default 1)")
     p.add_argument(
         "--scheduler",
         default="",
-        metavar="tcp://HOST:PORT",
+        metavar="tls://HOST:PORT",
         help="run the stages on the workers of this Dask scheduler",
+    )
+    p.add_argument(
+        "--insecure",
+        action="store_true",
+        help="allow a --scheduler tcp:// on another computer, without encryption or certificates",
     )
     p.add_argument(
         "--threads",
@@ -49,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="T",
         help="of each stage (default: cores divided by stages at a time)",
     )
+
+    # Or only tell; and what to do about failures
     p.add_argument(
         "--status", action="store_true", help="say what is done, running, failed and missing in this profile"
     )
@@ -116,91 +130,90 @@ def with_unknown(jobs: list[plan.Job], to_fetch: dict[str, list[str]]) -> list[p
     return [replace(job, reuse=False, reason=reason) if to_fetch.get(job.dataset) else job for job in jobs]
 
 
-def execute(args: argparse.Namespace, make_plan, root: Path, data_root: str) -> int:
-    """Run what the plan says, here or on a cluster, and report; returns the exit code."""
-    from kr_utils.driver import report, schedule
+def drive(args: argparse.Namespace) -> int:
+    """Check the arguments, then list, tell, plan or run; returns the exit code.
 
-    with contextlib.ExitStack() as stack:
-        runs_here = itertools.product(names(args.datasets, "--datasets"), whole_numbers(args.seeds))
-        for line in stack.enter_context(locks.driving(root, args.profile, [*runs_here])):
-            print(line)
-        jobs = make_plan()
-        if args.jobs > 1 or args.scheduler:
-            from kr_utils.driver import cluster
+    Raises
+    ------
+    InputError
+        A bad argument, variable, folder or data file.
+    """
+    if args.list:
+        show_list(args.data_root)
+        return 0
 
-            executor = cluster.Cluster(
-                0 if args.scheduler else args.jobs, args.scheduler, args.threads, root, data_root
-            )
-            stack.enter_context(executor)
-            print(f"on {executor.place()}, {executor.threads} threads each")
-        shown = stack.enter_context(report.Reporter(jobs, args.debug))
-        if not (args.jobs > 1 or args.scheduler):
-            executor = schedule.Here(args.threads or machine.cores(), shown.line, args.debug)
+    # Names, numbers and folders, before anything heavy is loaded
+    seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
+    overrides = plan.parse_settings(args.set, args.profile)
+    profiles.budget("start", args.profile)
+    plan.stages_until(args.until)
+    root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
+    if args.scheduler and args.jobs > 1:
+        raise InputError("--jobs is for workers made here; with --scheduler the number of its workers decides")
+    wanted = [*itertools.product(datasets, seeds)]
+    from kr_utils import data
 
-        def compare_again(job: plan.Job) -> plan.Job:
-            """The comparison as it stands now: drivers of other seeds may have finished since, or be comparing."""
-            path, what = locks.driver_path(root, args.profile), f"the comparison of profile {args.profile}"
-            try:
-                lock = locks.hold(path, what, this_host_only=True)
-            except InputError as error:
-                shown.say(f"{error}; waiting")
-                lock = locks.hold(path, what, wait=-1, this_host_only=True)
-            stack.callback(lock.release)
-            return make_plan()[-1]
+    for name in datasets:
+        data.require_name(name, args.data_root)
+    if args.status:
+        from kr_utils.driver import status
 
-        seconds, failures = schedule.run(jobs, executor, shown, keep_going=args.keep_going, fresh=compare_again)
-    shown.summary(seconds)
+        usual = all(getattr(args, key) == parser().get_default(key) for key in ("datasets", "seeds"))
+        status.status(root, args.profile, [] if usual else wanted)
+        return 0
+
+    # Data files, then the plan
+    data_root = str(data.data_root(args.data_root))
+    to_fetch = {name: data.to_fetch(name, args.data_root) if args.dry_run else [] for name in datasets}
+    checksums = {name: "" if to_fetch[name] else data.check(name, args.data_root, tell=print) for name in datasets}
+    make_plan = functools.partial(
+        plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
+        data_root=data_root, until=args.until, force=args.force,
+    )  # fmt: skip
+    if "compare" in plan.stages_until(args.until):
+        from kr_utils import results_file
+
+        results_file.load(figures / args.profile / "results.csv", args.profile)  # or 08 would refuse it at the end
+    if args.dry_run:
+        from kr_utils.driver import report
+
+        print("\n".join([*fetched(to_fetch), *report.dry_run(with_unknown(make_plan(), to_fetch))]))
+        return 0
+
+    # The run
+    for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
+        paths.writable(folder, option)
+    from kr_utils.driver import run
+
+    with home.usable():
+        jobs, failures = run.run(args, wanted, make_plan, root, data_root if set(datasets) - {"digits"} else "")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     if not failures and jobs[-1].stage == "compare":
-        shown.say(f"figures and tables: {runs.figures_root(args.figures_dir) / args.profile}")
+        print(f"figures and tables: {figures / args.profile}")
     return 1 if failures else 0
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command line; what went wrong is told in one line, with --debug as a traceback."""
+    # A terminal that lacks a sign shows its number
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     try:
-        if args.list:
-            show_list(args.data_root)
-            return 0
-        seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
-        overrides = plan.parse_settings(args.set, args.profile)
-        profiles.budget("start", args.profile)
-        plan.stages_until(args.until)
-        root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
-        if args.scheduler and args.jobs > 1:
-            raise InputError("--jobs is for workers made here; with --scheduler the number of its workers decides")
-        from kr_utils import data
+        try:
+            return drive(args)
+        finally:
+            sys.stdout.flush()  # a reader that has gone is met here, not when the interpreter ends
 
-        for name in datasets:
-            data.require_name(name, args.data_root)
-        if args.status:
-            from kr_utils.driver import report, status
+    # Nobody reads on (`| head`); rich has its own exception for it
+    except (BrokenPipeError, SystemExit):
+        end_children()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what a shell says of such a writer
 
-            usual = all(getattr(args, key) == parser().get_default(key) for key in ("datasets", "seeds"))
-            asked = [] if usual else [*itertools.product(datasets, seeds)]
-            status.status(root, args.profile, asked)
-            return 0
-        data_root = str(data.data_root(args.data_root))
-        to_fetch = {name: data.to_fetch(name, args.data_root) if args.dry_run else [] for name in datasets}
-        checksums = {name: "" if to_fetch[name] else data.check(name, args.data_root, tell=print) for name in datasets}
-        make_plan = functools.partial(
-            plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
-            data_root=data_root, until=args.until, force=args.force,
-        )  # fmt: skip
-        if "compare" in plan.stages_until(args.until):
-            from kr_utils import results_file
-
-            results_file.load(figures / args.profile / "results.csv", args.profile)  # or 08 would refuse it at the end
-        if args.dry_run:
-            from kr_utils.driver import report, status
-
-            print("\n".join([*fetched(to_fetch), *report.dry_run(with_unknown(make_plan(), to_fetch))]))
-            return 0
-        for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
-            paths.writable(folder, option)
-        with home.usable():
-            return execute(args, make_plan, root, data_root if set(datasets) - {"digits"} else "")
+    # What people can mend, and what nobody thought of
     except Exception as error:
         if args.debug:
             raise
@@ -210,14 +223,20 @@ def main(argv: list[str] | None = None) -> int:
         reason = " ".join(str(error).split())[:300]  # a full disk below the driver itself, say; or its own mistake
         print(f"error: {type(error).__name__}: {reason}; what was finished is kept; see --debug", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        from kr_utils.driver import schedule
 
-        schedule.end_children()
-        print(
-            "stopped, kernels included; what is finished is kept: the same command goes on from here", file=sys.stderr
-        )
+    # Ctrl-C
+    except KeyboardInterrupt:
+        end_children()
+        print("stopped; what is finished is kept: the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def end_children() -> None:
+    """End the kernels and workers that this process started; no Ctrl-C comes between."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from kr_utils.driver import schedule
+
+    schedule.end_children()
 
 
 if __name__ == "__main__":

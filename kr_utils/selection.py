@@ -150,8 +150,32 @@ class Search:
         return rows
 
     def _run(self, groups: list[list]) -> Iterable[list[dict]]:
-        if self.workers == 1:
-            return (_train(group, self.val, self.shared, self.state) for group in groups)
+        """The results of each group, in order: from worker processes, or from this one where there can be none."""
+        done = 0
+        if self.workers > 1:
+            try:
+                for results in self._side_by_side(groups):
+                    done += 1
+                    yield results
+                return
+            # No /dev/shm, a TMPDIR too long for sockets, a limit; what is our own mistake comes again below
+            except (OSError, RuntimeError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                print(f"no worker processes here ({reason}): one Student after the other, with the same scores")
+                self.__exit__()
+                self.workers, self.pool = 1, None
+
+        # On the CPU with one thread, as a worker process has
+        threads = torch.get_num_threads()
+        for group in groups[done:]:
+            torch.set_num_threads(1 if self.group == 1 else threads)
+            try:
+                results = _train(group, self.val, self.shared, self.state)
+            finally:
+                torch.set_num_threads(threads)
+            yield results
+
+    def _side_by_side(self, groups: list[list]) -> Iterable[list[dict]]:
         if self.pool is None:
             # Fresh processes: a forked one would inherit torch's threads in an unusable state.
             context = multiprocessing.get_context("spawn")

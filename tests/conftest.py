@@ -2,14 +2,20 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import settings
 from safetensors.torch import load_file
 
-from kr_utils import classifier, data, generator
+from kr_utils import classifier, data, generator, stages
+
+ROOT = stages.ROOT
 
 # In CI the same examples every time: new ones are for people to find, who can act on them.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -100,3 +106,63 @@ def assert_no_pickle_inside(folder):
                 f"{path}: what is this?"
             )
             raw.decode("utf-8")
+
+
+# ------------------------------------------------------------------ the driver as a process
+
+
+def call(*args):
+    return [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", *map(str, args)]
+
+
+def environment(tmp_path, **more):
+    here = {"KR_RUNS": str(tmp_path / "runs"), "KR_FIGURES": str(tmp_path / "figures"), "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **here, **more}
+
+
+def kernels(tmp_path):
+    """Living kernels that work for this test."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("KR_RUNS") == str(tmp_path / "runs") and "ipykernel" in " ".join(
+                process.cmdline()
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for(condition, what, seconds=600):
+    end = time.time() + seconds
+    while not (found := condition()):
+        assert time.time() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A function that starts a process with its output in a file; whatever still lives at the end is killed."""
+    started = []
+
+    def begin(command, log, **more):
+        with open(tmp_path / log, "w") as file:
+            env = environment(tmp_path, **more)
+            process = subprocess.Popen(command, stdout=file, stderr=file, env=env, cwd=tmp_path, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        for child in [*children(process.pid), process]:
+            child.kill()
+        process.wait()
+
+
+def children(pid):
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -663,7 +664,7 @@ def no_space():
 
 def mounted(options, script, **more):
     """A shell script in a mount namespace of its own with a tmpfs on $MOUNT; None where that is not permitted."""
-    call = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs {options} tmpfs $MOUNT || exit 99\n{script}"]
+    call = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs {options} tmpfs "$MOUNT" || exit 99\n{script}']
     try:
         done = subprocess.run(call, capture_output=True, text=True, timeout=600, **more)
     except FileNotFoundError:
@@ -675,8 +676,9 @@ def mounted(options, script, **more):
 def test_a_read_only_or_full_disk_is_refused_before_anything_runs(options, tmp_path):
     (tmp_path / "mount").mkdir()
     env = {**os.environ, "PYTHONPATH": str(ROOT), "MOUNT": str(tmp_path / "mount")}
-    fill = "" if "ro" in options else "head -c 9000 /dev/zero > $MOUNT/fill 2> /dev/null\n"
-    script = f"{fill}exec {sys.executable} {ROOT}/run_all.py --profile smoke --runs-dir $MOUNT"
+    fill = "" if "ro" in options else 'head -c 9000 /dev/zero > "$MOUNT/fill" 2> /dev/null\n'
+    program = shlex.join([sys.executable, f"{ROOT}/run_all.py"])
+    script = f'{fill}exec {program} --profile smoke --runs-dir "$MOUNT"'
     out = mounted(options, script, env=env)
     if out is None:  # mounting is not permitted here: a limit on file size stands in for the disk
         out = process(["--profile", "smoke", "--runs-dir", tmp_path / "mount"], preexec_fn=no_space)

@@ -78,6 +78,7 @@ FLOORS = {
     "driver/report": {"stages", "belief", "runs", "runs/*", "driver/plan"},
     "driver/lab": {"stages", "driver/execute"},
     "driver/status": {"stages", "owned", "runs", "runs/*", "driver/report"},
+    "driver/run": {"runs/*", "driver/plan", "driver/schedule", "driver/cluster", "driver/report"},
 }
 
 

@@ -1,24 +1,19 @@
-"""The stage graph: its order, its failures, and the same numbers from real Dask workers, one of them killed."""
+"""The stage graph: its order, its failures, what is shown of it, and Ctrl-C."""
 
 import io
 import json
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
-import psutil
 import pytest
-from conftest import med_arrays, own_set
+from conftest import call, children, environment, kernels, wait_for
 
 from kr_utils import runs, stages
-from kr_utils.driver import cluster, plan, report, schedule, status
+from kr_utils.driver import plan, report, schedule, status
 from kr_utils.runs import identity, locks, machine
 
 ROOT = stages.ROOT
@@ -322,113 +317,7 @@ def test_the_dry_run_tells_seconds_of_short_stages(tmp_path):
     assert total == "total: 2 of 2 stages to run, about 16 s one after the other"
 
 
-# ------------------------------------------------------------------ a cluster's workers
-
-
-@pytest.fixture
-def expected(tmp_path):
-    token = tmp_path / ".driver-x"
-    token.write_text("x")
-    return {
-        "token": str(token), "driver": "x", "data_root": str(tmp_path),
-        "code": cluster.LOADED, "versions": machine.versions(),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"token": "/nonexistent/runs/.driver-x"}, "cannot see the runs folder /nonexistent/runs"),
-        ({"driver": "y"}, "sees another folder than the driver"),
-        ({"data_root": "/nonexistent/data"}, "cannot see the data folder /nonexistent/data"),
-        ({"code": "0123"}, "runs other code than the driver"),
-        ({"versions": {}}, "install the same version"),
-    ],
-)
-def test_a_worker_that_differs_says_how(expected, change, words):
-    assert cluster.inspect(expected) == {"problem": "", "cores": machine.bound()}
-    assert words in cluster.inspect(expected | change)["problem"]
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["--jobs", "0"], "'0' is not a whole number from 1 to 1024"),
-        (["--jobs", "1e99"], "is not a whole number"),
-        (["--threads", "-2"], "--threads"),
-        (["--threads", "9" * 5000], "is not a whole number"),
-        (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:1"], "--jobs is for workers made here"),
-        (["--scheduler", "nonsense://x"], "give the address of a Dask scheduler"),
-        (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers there"),
-    ],
-)
-def test_bad_options_give_one_line_and_exit_2(tmp_path, args, words):
-    out = subprocess.run(call("--until", "start", *args), capture_output=True, text=True, env=environment(tmp_path))
-    assert out.returncode == 2, out.stderr
-    assert words in out.stderr
-    assert "Traceback" not in out.stderr
-    assert len([line for line in out.stderr.splitlines() if "error" in line]) == 1
-    assert not list(tmp_path.rglob(".driver-*")), "the token is gone again"
-
-
 # ------------------------------------------------------------------ real processes
-
-
-def call(*args):
-    return [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", *map(str, args)]
-
-
-def environment(tmp_path, **more):
-    here = {"KR_RUNS": str(tmp_path / "runs"), "KR_FIGURES": str(tmp_path / "figures"), "PYTHONPATH": str(ROOT)}
-    return {**os.environ, **here, **more}
-
-
-def kernels(tmp_path):
-    """Living kernels that work for this test."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("KR_RUNS") == str(tmp_path / "runs") and "ipykernel" in " ".join(
-                process.cmdline()
-            ):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def wait_for(condition, what, seconds=600):
-    end = time.time() + seconds
-    while not (found := condition()):
-        assert time.time() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
-    return found
-
-
-@pytest.fixture
-def start(tmp_path):
-    """A function that starts a process with its output in a file; whatever still lives at the end is killed."""
-    started = []
-
-    def begin(command, log, **more):
-        with open(tmp_path / log, "w") as file:
-            env = environment(tmp_path, **more)
-            process = subprocess.Popen(command, stdout=file, stderr=file, env=env, cwd=tmp_path, start_new_session=True)
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        for child in [*_children(process.pid), process]:
-            child.kill()
-        process.wait()
-
-
-def _children(pid):
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
 
 
 @pytest.mark.slow
@@ -442,7 +331,7 @@ def test_ctrl_c_ends_everything_and_the_same_command_goes_on(tmp_path, start, jo
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to the driver, its workers, not its kernels
     assert driver.wait(60) == 130
     assert not kernels(tmp_path)
-    assert not _children(driver.pid)
+    assert not children(driver.pid)
     text = (tmp_path / "log").read_text()
     assert "the same command goes on from here" in text
     assert "Traceback" not in text
@@ -485,139 +374,3 @@ def test_two_drivers_at_once_run_nothing_twice(tmp_path, start):
     ]
     again = subprocess.run(call("--until", "teacher"), capture_output=True, text=True, env=environment(tmp_path))
     assert again.stdout.count("reused") == 2
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-@pytest.fixture
-def dask(start):
-    """A real scheduler on loopback, and a function that adds a worker process: (address, process)."""
-    tool = str(Path(sys.executable).parent / "dask")
-    address = f"tcp://127.0.0.1:{free_port()}"
-    port = address.rpartition(":")[2]
-    web = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]  # loopback for everything
-    start([tool, "scheduler", "--host", "127.0.0.1", "--port", port, *web], "scheduler")
-
-    def worker(log, *args, **more):
-        mine = free_port()
-        options = ["--host", "127.0.0.1", "--worker-port", str(mine), "--nthreads", "1", "--no-nanny", *web]
-        process = start([tool, "worker", address, *options, *args], log, **more)
-        return f"tcp://127.0.0.1:{mine}", process
-
-    return address, worker
-
-
-def results(root):
-    """Everything that must not depend on where a stage ran: metrics without their speeds, weights, curves, images."""
-    found = {}
-    for path in sorted(root.rglob("*")):
-        name = str(path.relative_to(root))
-        if path.name == "metrics.json":
-            metrics = json.loads(path.read_text())
-            metrics.pop("images_per_second", None)  # the only measured time among the metrics
-            found[name] = json.dumps(metrics)
-        elif path.suffix == ".safetensors":  # its writer puts the header's notes in a random order, so it is parsed
-            whole = path.read_bytes()
-            start = 8 + int.from_bytes(whole[:8], "little")
-            found[name] = json.loads(whole[8:start]), whole[start:]
-        elif path.suffix in (".csv", ".npz"):
-            found[name] = path.read_bytes()
-    return found
-
-
-@pytest.mark.slow
-def test_a_killed_worker_changes_nothing(tmp_path, start, dask):
-    """Two datasets x two seeds on two real workers, one killed with -9 in the middle of a stage."""
-    shutil.rmtree(tmp_path / "data", ignore_errors=True)
-    (tmp_path / "data").mkdir()
-    own_set(tmp_path / "data", med_arrays(n=(80, 20, 20)))
-    options = ["--datasets", "digits,mine", "--seeds", "0,1", "--data-root", tmp_path / "data", "--threads", "1"]
-    options += ["--until", "generator", "--set", "generator.steps=20", "--set", "teacher.epochs=1"]
-
-    address, worker = dask
-    workers = dict(worker(f"worker{k}") for k in range(2))
-    wait_for(lambda: "Registered to" in (tmp_path / "worker1").read_text(), "the workers have joined")
-    wait_for(lambda: "Registered to" in (tmp_path / "worker0").read_text(), "the workers have joined")
-    driver = start(call(*options, "--scheduler", address), "driver")
-    log = tmp_path / "driver"
-    dataset, seed, where = wait_for(
-        lambda: re.search(r"(\w+) seed (\d)  02_generator  \(.*on (tcp://\S+)\)", log.read_text()), "a Generator starts"
-    ).groups()
-    folder = tmp_path / "runs/smoke" / dataset / f"seed{seed}"
-    wait_for((folder / "02_generator.partial").exists, "it trains")
-    orphans = _children(workers[where].pid)
-    workers[where].kill()
-    assert orphans
-    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in orphans), "its kernel ends too", 20)
-    assert driver.wait(1500) == 0, log.read_text()
-    text = log.read_text()
-    assert f"{dataset} seed {seed}  02_generator  its worker was lost; taken up again on" in text
-    assert "Traceback" not in text
-    assert text.count("done in") == 12
-    assert not kernels(tmp_path)
-    hardware = {p.parent.name: json.loads(p.read_text())["hardware"] for p in tmp_path.rglob("manifest.json")}
-    assert {stage: values["threads"] for stage, values in hardware.items()} == dict.fromkeys(hardware, 1)
-
-    alone = subprocess.run(
-        call(*options), capture_output=True, text=True, env=environment(tmp_path, KR_RUNS=str(tmp_path / "alone"))
-    )
-    assert alone.returncode == 0, alone.stdout + alone.stderr
-    spread_out, one_by_one = results(tmp_path / "runs"), results(tmp_path / "alone")
-    assert len([name for name in one_by_one if name.endswith("metrics.json")]) == 12
-    assert set(spread_out) == set(one_by_one)
-    assert [name for name in one_by_one if spread_out[name] != one_by_one[name]] == []
-
-
-@pytest.mark.slow
-def test_a_lost_scheduler_is_a_failure_in_one_line(tmp_path, start, dask):
-    address, worker = dask
-    worker("worker")
-    wait_for(lambda: "Registered to" in (tmp_path / "worker").read_text(), "the worker has joined")
-    options = ["--scheduler", address, "--keep-going", "--until", "teacher", "--set", "teacher.epochs=400"]
-    driver = start(call(*options), "driver")
-    wait_for(lambda: list(tmp_path.rglob("01_teacher.partial")), "the Teacher trains")
-    port = address.rpartition(":")[2]
-    scheduler = [p for p in psutil.Process().children() if {"scheduler", port} <= set(p.cmdline())]
-    scheduler[0].kill()
-    assert driver.wait(120) == 1
-    text = (tmp_path / "driver").read_text()
-    assert "failed: digits seed 0  01_teacher: the connection to the scheduler was lost" in text
-    assert "Traceback" not in text
-    wait_for(lambda: not kernels(tmp_path), "the worker ends, and its kernel", 60)
-
-
-@pytest.mark.slow
-def test_a_worker_of_other_code_or_without_a_gpu_for_it(tmp_path, start, dask):
-    address, worker = dask
-    other = tmp_path / "other"
-    shutil.copytree(ROOT / "kr_utils", other / "kr_utils")
-    shutil.copytree(ROOT / "notebooks", other / "notebooks")
-    options = call("--until", "start", "--threads", "1", "--scheduler", address)
-    out = subprocess.run(options, capture_output=True, text=True, env=environment(tmp_path))
-    assert out.returncode == 2
-    assert "has no workers" in out.stderr
-
-    worker("good", "--resources", "GPU=1")
-    wait_for(lambda: "Registered to" in (tmp_path / "good").read_text(), "the worker has joined")
-    out = subprocess.run(
-        call("--until", "teacher", "--scheduler", address, "--threads", "2"),
-        capture_output=True, text=True, env=environment(tmp_path),
-    )  # fmt: skip
-    assert out.returncode == 0, out.stdout + out.stderr
-    assert "on 1 workers of tcp://127.0.0.1" in out.stdout
-    found = runs.find(tmp_path / "runs", "smoke")["digits", 0]
-    assert found["teacher"].manifest["hardware"]["threads"] == 2, "torch took the threads that were asked for"
-    assert found["start"].manifest["hardware"]["threads"] == 2
-
-    with open(other / "kr_utils/seeds.py", "a") as file:
-        file.write("\n# another version\n")
-    bad, _ = worker("bad", PYTHONPATH=str(other))
-    wait_for(lambda: "Registered to" in (tmp_path / "bad").read_text(), "the worker has joined")
-    out = subprocess.run(options, capture_output=True, text=True, env=environment(tmp_path))
-    assert out.returncode == 2, out.stdout + out.stderr
-    assert f"worker {bad} runs other code than the driver" in out.stderr
-    assert len(out.stderr.strip().splitlines()) == 1

@@ -2,8 +2,11 @@
 
 import ast
 import dataclasses
+import errno
 import inspect
 import json
+import multiprocessing.synchronize
+import tempfile
 
 import numpy as np
 import pytest
@@ -69,8 +72,8 @@ def test_tune_scores_each_setting_once_and_searches_around_the_best():
     assert all(k.guidance == 2 and k.steps == 9 for k in seen[4:])
 
 
-def shared(teacher):
-    training = classifier.Training(RECIPE, 5, classifier.Augmentation(1), teacher)
+def shared(teacher, epochs=5):
+    training = classifier.Training(RECIPE, epochs, classifier.Augmentation(1), teacher)
     return {"training": training, "counts": np.full(10, 60), "period": 2, "seed": 0}
 
 
@@ -109,8 +112,7 @@ def generator_file(tiny_generator, tmp_path_factory):
 def test_worker_processes_give_what_one_process_gives(digits, teacher, generator_file):
     """To the last bit: a Student has one thread wherever it is trained. Rows come in the candidates' order."""
     candidates = [(generator_file, recycling.Knobs(steps=n)) for n in (1, 2, 3)]
-    short = shared(teacher)
-    short["training"] = dataclasses.replace(short["training"], epochs=1)
+    short = shared(teacher, epochs=1)
     threads = torch.get_num_threads()
     found = {}
     for number in (1, 2):
@@ -123,6 +125,50 @@ def test_worker_processes_give_what_one_process_gives(digits, teacher, generator
             torch.set_num_threads(threads)
         assert [row["steps"] for row in seen] == [1, 2, 3]
     for one, two in zip(found[1], found[2]):
+        for name in selection.PER_IMAGE:
+            assert np.array_equal(one.pop(name), two.pop(name))
+        assert one == two
+
+
+def no_shared_memory(monkeypatch, tmp_path):
+    """As where /dev/shm cannot be written: no semaphore, so no queue and no pool."""
+
+    def refuse(self, *args, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
+
+
+def long_tmpdir(monkeypatch, tmp_path):
+    """torch sends tensors through a Unix socket in TMPDIR, and its path may have 108 bytes."""
+    folder = tmp_path / ("x" * 150)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+@pytest.mark.parametrize("cause", [no_shared_memory, long_tmpdir])
+def test_without_worker_processes_one_gives_the_same_scores(
+    cause, digits, teacher, generator_file, monkeypatch, tmp_path, capsys
+):
+    candidates = [(generator_file, recycling.Knobs(steps=n)) for n in (1, 2)]
+    short = shared(teacher, epochs=1)
+    threads = torch.get_num_threads()
+    found = {}
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        try:
+            with monkeypatch.context() as patched, selection.Search(digits.val, students=1, **short) as search:
+                if number == 2:
+                    cause(patched, tmp_path)
+                found[number] = search(candidates)
+            assert torch.get_num_threads() == number
+        finally:
+            torch.set_num_threads(threads)
+    told = capsys.readouterr().out
+    assert told.count("no worker processes here") == 1
+    assert "one Student after the other, with the same scores" in told
+    for one, two in zip(found[1], found[2], strict=True):
         for name in selection.PER_IMAGE:
             assert np.array_equal(one.pop(name), two.pop(name))
         assert one == two

@@ -1,12 +1,18 @@
 """Running stages on a Dask cluster: worker processes made here, or those of a running scheduler.
 
 Dask is imported only where a cluster is used. It pickles the calls that it sends; what is sent from here is a
-module-level function, by its name, and plain texts, numbers, lists and dicts.
+module-level function, by its name, and plain texts, numbers, lists and dicts. Whoever can talk to a scheduler can
+run code on its workers, so the cluster made here takes only those who hold a certificate that lives in this
+process, and plain tcp:// to another computer needs a word of consent.
+
+Nothing here waits for ever: a scheduler that says nothing for `PATIENCE` seconds is lost.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ipaddress
 import itertools
 import logging
 import os
@@ -14,8 +20,10 @@ import queue
 import re
 import secrets
 import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +34,11 @@ from kr_utils.runs import code, machine
 
 LOADED = code.code_version()  # of the code in this process; a worker may be older than its files
 NO_GPU = {"start", "compare"}  # stages that a GPU would not help
+PATIENCE = 20  # seconds that a scheduler may take for an answer
+LOOK = 5  # seconds that a connection to it, and a first word, may take
+FAREWELL = 5  # seconds that each step of the closing may take
+LOST = "the connection to the scheduler was lost"
+SILENT = f"the scheduler has not answered for {PATIENCE} s (is it stopped?)"
 
 
 class Cluster:
@@ -38,47 +51,42 @@ class Cluster:
     threads : of a stage's kernel; 0: the cores of a worker's computer divided by the stages that it runs at a time
     root : the runs folder, absolute; the workers must see it by the same path
     data_root : folder of the data files, or "" where none is needed
+    insecure : talk to a scheduler on another computer without encryption and certificates
     """
 
-    def __init__(self, jobs: int, scheduler: str, threads: int, root: Path, data_root: str = ""):
-        self.jobs, self.scheduler = jobs, scheduler
+    def __init__(
+        self, jobs: int, scheduler: str, threads: int, root: Path, data_root: str = "", insecure: bool = False
+    ):
+        # Where, and what of this driver the workers must match
+        self.jobs, self.scheduler = jobs, scheduler and checked(scheduler, insecure)
         self.threads = threads or max(1, machine.cores() // jobs) if jobs else threads
         self.driver = secrets.token_hex(8)
         self.token = root / f".driver-{self.driver}"
         self.expected = {"token": str(self.token), "driver": self.driver, "data_root": data_root, "code": LOADED}
         self.expected["versions"] = machine.versions()
+
+        # What is under way
         self.messages: queue.Queue = queue.Queue()
         self.running: dict[str, Job] = {}
         self.futures: dict[str, object] = {}
         self.numbers = itertools.count()
+        self.lost = ""  # why the scheduler counts as lost
+        self.heard = time.monotonic()
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> Cluster:
-        import dask
-        from distributed import Client, LocalCluster
+        # What a lost connection means is told here, in one line; the import makes the loggers
+        import distributed  # noqa: F401
 
-        for name in list(logging.root.manager.loggerDict):  # what a lost connection means is told here, in one line
+        for name in list(logging.root.manager.loggerDict):
             if name.partition(".")[0] in ("distributed", "tornado", "asyncio"):
                 logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
         try:
             owned.write(self.token, self.driver)
             self.stack.callback(owned.remove, self.token)
-            if self.scheduler:
-                self.client = _connect(Client, self.scheduler)
-            else:
-                # No dashboard; its server starts all the same, and must not listen to the network.
-                web = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-                # Ctrl-C in a terminal goes to all its processes; the workers are ended from here, in order.
-                # Dask's profiler keeps a call tree per second of a thread that only waits for its kernel.
-                with _deaf(), dask.config.set({"distributed.worker.profile.enabled": False}):
-                    # Kernels hold the memory, not the workers, so Dask's limit would be of the wrong process.
-                    cluster = LocalCluster(
-                        n_workers=self.jobs, threads_per_worker=1, host="127.0.0.1", scheduler_kwargs=web,
-                        worker_dashboard_address=web["dashboard_address"], memory_limit=0, silence_logs="CRITICAL",
-                    )  # fmt: skip
-                self.stack.callback(cluster.close, timeout=10)
-                self.client = Client(cluster)
-            self.stack.callback(self.client.close, timeout=10)
+            self.client = _connect(self.scheduler) if self.scheduler else self.local()
+            self.finally_(self.client.close, timeout=FAREWELL)
             self.check()
             self.client.subscribe_topic(self.driver, lambda event: self.messages.put(event[1]))
         except BaseException:
@@ -88,12 +96,55 @@ class Cluster:
 
     def __exit__(self, *error) -> None:
         """Cancel what waits, end the kernels of what runs, then the cluster if it is ours."""
-        # A second Ctrl-C must not leave kernels behind; workers that are gone have none to end.
-        with _deaf(), self.stack, contextlib.suppress(Exception):
-            if self.running:
+        # A second Ctrl-C must not leave kernels behind; it counts again when they have been told, in seconds.
+        with self.stack, _deaf():
+            if not self.running:
+                return
+            try:
+                if self.lost:
+                    raise TimeoutError
                 self.client.cancel(list(self.futures.values()))
-                self.client.run(execute.stop, self.driver, on_error="ignore")
+                self.client.run(execute.stop, self.driver, on_error="ignore", callback_timeout=FAREWELL)
                 time.sleep(0.2)
+            except Exception:  # workers that are gone have no kernels to end
+                print("the scheduler does not answer: what its workers run now ends by itself", file=sys.stderr)
+
+    def finally_(self, close, **options) -> None:
+        """At the end, call `close`; what it finds broken or silent then is of no interest."""
+
+        def quietly() -> None:
+            with contextlib.suppress(Exception):
+                close(**options)
+
+        self.stack.callback(quietly)
+
+    def local(self):
+        """The client of a new cluster on this computer; InputError where none can be made."""
+        import dask
+        from distributed import Client, LocalCluster, Security
+
+        # No dashboard; its server starts all the same: it must not listen to the network, nor tell neighbours.
+        web = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        settings = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+        # Dask's profiler keeps a call tree per second of a thread that only waits for its kernel.
+        settings["distributed.worker.profile.enabled"] = False
+        try:
+            # Ctrl-C in a terminal goes to all its processes; the workers are ended from here, in order.
+            with _deaf(), dask.config.set(settings):
+                # Kernels hold the memory, not the workers, so Dask's limit would be of the wrong process.
+                cluster = _within(
+                    3 * PATIENCE, LocalCluster, n_workers=self.jobs, threads_per_worker=1, host="127.0.0.1",
+                    scheduler_kwargs=web, worker_dashboard_address=web["dashboard_address"], memory_limit=0,
+                    silence_logs="CRITICAL", security=Security.temporary(),
+                )  # fmt: skip
+            self.finally_(cluster.close, timeout=2 * FAREWELL)
+            return Client(cluster, timeout=PATIENCE, set_as_default=False)
+        except (OSError, RuntimeError) as error:  # no more processes or open files, a worker that hangs
+            reason = _in_words(error.__cause__ or error)
+            raise InputError(
+                f"--jobs {self.jobs}: no cluster can be started on this computer ({reason}); "
+                "see to its limits on processes and open files, or leave --jobs out"
+            ) from error
 
     def place(self) -> str:
         """In words."""
@@ -101,30 +152,51 @@ class Cluster:
 
     def alive(self) -> bool:
         """Whether the scheduler is there, or may come back within Dask's time for that."""
-        return self.client.status in ("running", "connecting")
+        if not self.lost and self.client.status not in ("running", "connecting"):
+            self.lost = LOST
+        return not self.lost
 
     def workers(self) -> dict[str, dict]:
         """Address -> what the scheduler knows of each worker; none while it cannot be asked."""
-        try:
-            return self.client.scheduler_info(n_workers=-1)["workers"]
-        except OSError:
-            return {}
+        for _ in range(2):  # asked twice: a driver that was itself stopped for a while finds the first time run out
+            scheduler = self.client.scheduler
+            if not self.alive() or scheduler is None:
+                return {}
+            try:
+                found = self.client.sync(scheduler.identity, n_workers=-1, callback_timeout=PATIENCE / 2)
+            except TimeoutError:
+                continue
+            except OSError:
+                return {}
+            self.heard = time.monotonic()
+            return found["workers"]
+        if self.alive():
+            self.lost = SILENT
+        return {}
 
     def check(self) -> None:
         """Refuse workers that do not see the runs folder or run other code; settle the number of threads."""
         workers = self.workers()
         if not workers:
             raise InputError(f"the scheduler {self.scheduler} has no workers; start some: dask worker {self.scheduler}")
-        answers = self.client.run(inspect, self.expected, on_error="return")
+
+        # Each worker says what hinders it
+        try:
+            answers = self.client.run(inspect, self.expected, on_error="return", callback_timeout=3 * PATIENCE)
+        except TimeoutError:
+            raise InputError(
+                f"a worker of {self.scheduler} has not answered for {3 * PATIENCE} s; end it, or the scheduler"
+            ) from None
         for address, answer in answers.items():
             problem = answer.get("problem") if isinstance(answer, dict) else _in_words(answer)
             if problem:
                 raise InputError(f"worker {address} {problem}")
+
+        # One number for all: the order of sums follows it, and a stage may move to another worker
         if not self.threads:
             at_a_time: dict[str, int] = {}
             for worker in workers.values():
                 at_a_time[worker["host"]] = at_a_time.get(worker["host"], 0) + worker["nthreads"]
-            # One number for all: the order of sums follows it, and a stage may move to another worker.
             cores = {workers[a]["host"]: answer["cores"] for a, answer in answers.items() if a in workers}
             self.threads = max(1, min(cores.get(host, 1) // count for host, count in at_a_time.items()))
 
@@ -143,6 +215,7 @@ class Cluster:
         key = f"{self.driver}-{next(self.numbers)}"  # never the same one twice: Dask knows a task by it
         spec = {**asdict(job), "folder": str(job.folder)}
         self.running[key] = job
+
         # No `retries`: they would repeat failed stages too. A stage whose worker is lost is moved by the scheduler.
         resources = {"GPU": 1} if gpu else None
         call = (run_stage, spec, self.expected, self.threads, key)
@@ -151,23 +224,30 @@ class Cluster:
         future.add_done_callback(lambda future: self.messages.put({"key": key, "kind": "ended"}))
 
     def events(self) -> Iterator[tuple]:
+        # Nothing to tell: is the scheduler still there?
         try:
             message = self.messages.get(timeout=2)
         except queue.Empty:
+            if time.monotonic() - self.heard > PATIENCE / 4:
+                self.workers()
             if not self.alive():
                 for key in list(self.running):
-                    yield "failed", self.running.pop(key), "the connection to the scheduler was lost"
+                    yield "failed", self.running.pop(key), self.lost
             return
+
+        # Lines and starts on the way
         job = self.running.get(message["key"])
         if job is None:
             return  # a late line
         if message["kind"] != "ended":
             yield message["kind"], job, message["value"]
             return
+
+        # The end of a stage
         del self.running[message["key"]]
         future = self.futures.pop(message["key"])
         try:
-            answer = future.result()
+            answer = future.result(timeout=PATIENCE)
         except Exception as error:  # KilledWorker, a lost scheduler, a worker without our packages
             yield "failed", job, _in_words(error)
             return
@@ -177,15 +257,69 @@ class Cluster:
             yield "failed", job, answer["failed"]
 
 
-def _connect(client, address: str):
-    if not re.fullmatch(r"(tcp|tls)://[^\s/]+:\d{1,5}", address):
-        raise InputError(f"--scheduler is {address[:80]!r}; give the address of a Dask scheduler as tcp://HOST:PORT")
-    try:
-        return client(address, timeout=10, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:  # TimeoutError is an OSError
+def checked(address: str, insecure: bool = False) -> str:
+    """The address of a scheduler; InputError where it is none, or would be another computer without encryption."""
+    found = re.fullmatch(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):(\d{1,5})", address)
+    if not found or not 0 < int(found[3]) < 2**16:
         raise InputError(
-            f"--scheduler {address[:80]}: no Dask scheduler answers there; start one (dask scheduler)"
+            f"--scheduler is {address[:80]!r}; give the address of a Dask scheduler as tls://HOST:PORT or tcp://HOST:PORT"
+        )
+    if found[1] == "tcp" and not insecure and not _here(found[2].strip("[]")):
+        raise InputError(
+            f"--scheduler {address[:80]} is another computer, without encryption or certificates: whoever reaches it "
+            "runs code as you; use tls:// (see docs/running.md), or add --insecure in a network that you trust"
+        )
+    return address
+
+
+def _here(host: str) -> bool:
+    """Whether a host is this computer's loopback, which no other computer reaches. No name is looked up."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _connect(address: str):
+    """A client of the scheduler at `address`; InputError in seconds where there is none, or another version."""
+    import distributed
+
+    # Certificates, where Dask's configuration names some
+    try:
+        security = distributed.Security()
+        certificates = security.get_connection_args("client")
+    except (OSError, ValueError) as error:
+        raise InputError(f"--scheduler {address}: the certificates cannot be used ({_in_words(error)})") from error
+    if address.startswith("tls") and not certificates["ssl_context"]:
+        raise InputError(
+            f"--scheduler {address}: no certificates are named; set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+            "..._CLIENT__CERT and ..._CLIENT__KEY (see docs/running.md)"
+        )
+
+    # A look first: Dask's own client knows no better than to try for long
+    try:
+        there = asyncio.run(asyncio.wait_for(_versions(address, certificates), 2 * LOOK))
+        if there != distributed.__version__:
+            raise InputError(
+                f"--scheduler {address} runs distributed {there}, the driver {distributed.__version__}: "
+                "start it with the packages of requirements.txt"
+            )
+        return distributed.Client(address, security=security, timeout=10, set_as_default=False)
+    except InputError:
+        raise
+    except Exception as error:  # whatever may sit at that port, or sits there stopped
+        raise InputError(
+            f"--scheduler {address}: no Dask scheduler answers there ({_in_words(error)}); start one: dask scheduler"
         ) from error
+
+
+async def _versions(address: str, certificates: dict) -> str:
+    """The version of distributed that a scheduler runs."""
+    from distributed.core import rpc
+
+    async with rpc(address, timeout=LOOK, connection_args=certificates) as scheduler:
+        answer = await scheduler.versions()
+    return str(answer["packages"]["distributed"])[:20]
 
 
 def _in_words(error: BaseException) -> str:
@@ -195,8 +329,30 @@ def _in_words(error: BaseException) -> str:
     if name == "KilledWorker":
         return "the worker that ran it died, and so did those that took it up again (out of memory?)"
     if name in ("CancelledError", "FutureCancelledError"):
-        return "the connection to the scheduler was lost"
+        return LOST
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     return f"{name}: {text[:200]}"
+
+
+def _within(seconds: float, function: Callable, **options):
+    """What `function` returns; TimeoutError after so many seconds, for Dask knows no end of this wait."""
+    answers: queue.Queue = queue.Queue()
+
+    def call() -> None:
+        try:
+            answers.put((function(**options), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        value, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"nothing for {seconds} s") from None
+    if error:
+        raise error
+    return value
 
 
 @contextlib.contextmanager
@@ -218,6 +374,7 @@ def inspect(expected: dict) -> dict:
 
 
 def _problem(expected: dict) -> str:
+    # The folders
     token = Path(expected["token"])
     try:
         if token.read_text(encoding="utf-8") != expected["driver"]:
@@ -228,6 +385,10 @@ def _problem(expected: dict) -> str:
         return f"may not write to the runs folder {token.parent}"
     if expected["data_root"] and not Path(expected["data_root"]).is_dir():
         return f"cannot see the data folder {expected['data_root']}: all workers need it by the same path (--data-root)"
+
+    # The computer, the code, the packages
+    if problem := machine.no_loopback():
+        return f"can start no kernel: {problem}"
     if {LOADED, code.code_version()} != {expected["code"]}:
         return "runs other code than the driver: bring both to the same commit and start the worker again"
     for name, version in machine.versions().items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -63,6 +64,7 @@ def execute(
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    logging.getLogger("papermill").setLevel(logging.CRITICAL + 1)  # what it logs it raises as well
     notebook = stages.NOTEBOOKS / f"{stages.STAGES[job.stage][0]}.ipynb"
     unknown = set(job.parameters) - cells.parameters(job.stage)
     if unknown:

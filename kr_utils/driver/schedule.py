@@ -82,7 +82,7 @@ def run(
 
 
 def end_children() -> None:
-    """End what this process started and still runs, and hear no further Ctrl-C.
+    """End what this process started and still runs; hear no Ctrl-C meanwhile, and die of one at once thereafter.
 
     A kernel that the first one met while it came up is in no list yet, neither here nor in papermill.
     """
@@ -94,6 +94,7 @@ def end_children() -> None:
         with contextlib.suppress(psutil.Error):
             child.kill()
     psutil.wait_procs(children, timeout=10)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Here:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import socket
 import subprocess
 import sys
 from importlib import metadata
@@ -68,5 +70,57 @@ def cores() -> int:
 
 
 def bound() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may run on, and that its container's quota of processor time allows."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, quota() or allowed)
+
+
+def quota(root: Path = Path("/")) -> int | None:
+    """Cores' worth of processor time that control groups grant (a container, a batch job), rounded up; None: no limit.
+
+    Read from cpu.max (version 2) and cpu.cfs_quota_us (version 1) of this process's group and of those above it, for
+    each of them limits it (Linux's Documentation/admin-guide/cgroup-v2.rst, scheduler/sched-bwc.rst).
+
+    root : where proc and sys are
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return None
+    granted = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / controllers
+
+        # Inside a container the path may be the host's, of which only the last folder, the mount itself, is seen
+        folder = mount / group.strip("/")
+        for place in [folder, *folder.parents]:
+            granted += _granted(place)
+            if place == mount:
+                break
+    return math.ceil(min(granted)) if granted else None
+
+
+def _granted(folder: Path) -> list[float]:
+    """Cores that one control group grants, in a list of one; none where it sets no limit."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            time, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
+            return [int(time) / int(period)] if int(time) > 0 else []
+        except (OSError, ValueError, ZeroDivisionError):  # not there; "max"
+            continue
+    return []
+
+
+def no_loopback() -> str:
+    """Why a connection from this computer to itself fails, or "": kernels and workers talk through it."""
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=5),
+        ):
+            return ""
+    except OSError as error:
+        return f"127.0.0.1 cannot be reached ({error.strerror or error}): is the loopback interface up, a port free?"

@@ -1,0 +1,72 @@
+"""A whole run: the stages of a plan, here or on a cluster, told as they go."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from kr_utils import InputError
+from kr_utils.driver import cluster, plan, report, schedule
+from kr_utils.runs import locks, machine
+
+
+def run(
+    options: argparse.Namespace,
+    wanted: list[tuple[str, int]],
+    make_plan: Callable[[], list[plan.Job]],
+    root: Path,
+    data_root: str = "",
+) -> tuple[list[plan.Job], list[str]]:
+    """Run what the plan says, and report; returns the jobs and the failures.
+
+    Parameters
+    ----------
+    options : of the command line: profile, jobs, scheduler, insecure, threads, keep_going, debug
+    wanted : datasets with their seeds, of which no other driver may be at work
+    make_plan : the plan as things stand when it is called
+    root : the runs folder, absolute
+    data_root : folder of the data files that the workers of a cluster must see, or ""
+
+    Raises
+    ------
+    InputError
+        Another driver is at work on the same; kernels or workers cannot be started or reached.
+    """
+    with contextlib.ExitStack() as stack:
+        # One driver per dataset and seed
+        for line in stack.enter_context(locks.driving(root, options.profile, wanted)):
+            print(line)
+        jobs = make_plan()
+
+        # Where stages run
+        if not options.scheduler and (problem := machine.no_loopback()):
+            raise InputError(f"no kernel can be started here: {problem}")
+        executor = None
+        if options.jobs > 1 or options.scheduler:
+            workers = 0 if options.scheduler else options.jobs
+            executor = cluster.Cluster(
+                workers, options.scheduler, options.threads, root, data_root, insecure=options.insecure
+            )
+            stack.enter_context(executor)
+            print(f"on {executor.place()}, {executor.threads} threads each")
+
+        # What is told; after the lines above, for its table stays below them
+        shown = stack.enter_context(report.Reporter(jobs, options.debug))
+        executor = executor or schedule.Here(options.threads or machine.cores(), shown.line, options.debug)
+
+        def compare_again(job: plan.Job) -> plan.Job:
+            """The comparison as it stands now: drivers of other seeds may have finished since, or be comparing."""
+            path, what = locks.driver_path(root, options.profile), f"the comparison of profile {options.profile}"
+            try:
+                lock = locks.hold(path, what, this_host_only=True)
+            except InputError as error:
+                shown.say(f"{error}; waiting")
+                lock = locks.hold(path, what, wait=-1, this_host_only=True)
+            stack.callback(lock.release)
+            return make_plan()[-1]
+
+        seconds, failures = schedule.run(jobs, executor, shown, keep_going=options.keep_going, fresh=compare_again)
+    shown.summary(seconds)
+    return jobs, failures
