@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from kr_utils import metrics, owned
 
-plt.style.use(str(Path(__file__).with_name("kr.mplstyle")))
+plt.style.use(["default", str(Path(__file__).with_name("kr.mplstyle"))])  # and nothing of a user's matplotlibrc
 MARKERS = "osD^vPX"
 COLOURS = {"real": "#0072B2", "student": "#D55E00", "control": "#009E73", "chance": "#666666"}
 TITLES = {"real": "real training", "student": "GKD Student", "control": "overfitted (positive control)"}

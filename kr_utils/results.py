@@ -181,7 +181,7 @@ def settings(run: Run, profile: str) -> str:
     words = []
     for stage, done in run.items():
         usual = vars(profiles.budget(stage, profile))
-        for key, value in done.manifest["ingredients"]["budget"].items():
+        for key, value in done.budget.items():
             listed = list(usual[key]) if isinstance(usual[key], tuple) else usual[key]  # JSON has no tuples
             if value != listed:
                 text = ",".join(map(str, value)) if isinstance(value, list) else value

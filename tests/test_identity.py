@@ -421,7 +421,7 @@ def test_a_run_of_older_code_is_not_compared(copy, root):
     found, told = runs.find_current(root, "smoke")
     assert found == {}
     assert told == [
-        "digits, seed 0: left out, 04_tuning was made by other code (the notebook's code changed); run it again"
+        "digits, seed 0: left out, 04_tuning: it was made by other code (the notebook's code changed); run it again"
     ]
 
 

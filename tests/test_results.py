@@ -499,17 +499,19 @@ def finished(seed=0):
     }  # fmt: skip
     made = {
         "hardware": {"cpu": "CPU", "gpu": None, "threads": 1}, "versions": {"torch": "2"}, "git_commit": None,
-        "seconds": 60.0, "ingredients": {"budget": {}},
+        "seconds": 60.0,
     }  # fmt: skip
-    return {
-        stage: types.SimpleNamespace(metrics=values, manifest=copy.deepcopy(made) | {"fingerprint": f"{stage}{seed}"})
-        for stage, values in metrics.items()
-    }
+
+    def done(stage, values):
+        manifest = copy.deepcopy(made) | {"fingerprint": f"{stage}{seed}"}
+        return types.SimpleNamespace(metrics=values, manifest=manifest, budget={})
+
+    return {stage: done(stage, values) for stage, values in metrics.items()}
 
 
 def test_a_run_gives_a_row_per_method_with_its_origin():
     run = finished()
-    run["distillation"].manifest["ingredients"] = {"budget": {"epochs": 7, "period": 10**6}}
+    run["distillation"].budget = {"epochs": 7, "period": 10**6}
     table = results.table_of({("digits", 0): run}, "smoke")
     assert table.method.tolist() == ["real", "gkd", "hard_fixed", "soft_fixed", "hard_regenerated"]
     assert table.gap.tolist() == [0, -0.05, -0.05, -0.05, -0.05]

@@ -64,11 +64,14 @@ def execute(
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    # papermill only warns of a parameter that there is not
     logging.getLogger("papermill").setLevel(logging.CRITICAL + 1)  # what it logs it raises as well
     notebook = stages.NOTEBOOKS / f"{stages.STAGES[job.stage][0]}.ipynb"
     unknown = set(job.parameters) - cells.parameters(job.stage)
     if unknown:
         raise StageFailed(f"{notebook.name} declares no parameter {sorted(unknown)[0]!r}")
+
+    # The notebook, in a kernel of its own
     partial = copies.at_work(job.folder)
     started = time.time()
     try:
@@ -85,6 +88,8 @@ def execute(
                 stdout_file=_Lines(on_line),
                 extra_arguments=["--IPKernelApp.log_level=50"],  # nothing about TCP on loopback or its own shutdown
             )
+
+    # What failed, in one line
     except PapermillExecutionError as error:
         reason = str(error.evalue).strip().splitlines() or [""]
         raise StageFailed(
@@ -96,6 +101,8 @@ def execute(
     finally:
         copies.scrub(partial, job.parameters)
         gc.collect()  # a client, its sockets and its event loop hold one another; 200 stages would pile up
+
+    # What it left must be what was planned
     done = runs.read(job.folder)
     if not plan.matches(done, job):
         raise StageFailed(f"{notebook.name} ran but left no result that matches its plan; see {partial}")

@@ -116,6 +116,8 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
     budget = profiles.budget(stage, profile, overrides.get(stage))
     parts = identity.ingredients(stage, dataset, seed, asdict(budget), checksum)
     folder = runs.stage_dir(root, profile, dataset, seed, stage)
+
+    # Does its result stand, and if not, why?
     done = runs.read(folder)
     if done is None:
         reason = "its files are incomplete, damaged or of another version" if folder.exists() else "not run yet"
@@ -127,6 +129,7 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
     if reuse:
         words = copies.told(done)
         reason = f"{UP_TO_DATE}, but {words}" if words else UP_TO_DATE
+
     return Job(
         stage,
         dataset,

@@ -222,11 +222,14 @@ def results(jobs: list[plan.Job], seconds: dict[plan.Job, float]) -> list[list[s
 
 
 def finished(jobs: list[plan.Job]) -> dict[tuple[str, int], dict[plan.Job, runs.Done | None]]:
-    """(dataset, seed) -> its jobs with their results, as far as they have one."""
+    """(dataset, seed) -> its jobs with their results, as far as they have one that is not stale."""
     found: dict[tuple[str, int], dict[plan.Job, runs.Done | None]] = {}
     for job in jobs:
         if job.stage != "compare":
             found.setdefault((job.dataset, job.seed), {})[job] = runs.read(job.folder)
+    for mine in found.values():
+        why = runs.stale({job.stage: done for job, done in mine.items() if done})
+        mine.update({job: None for job in mine if job.stage in why})
     return found
 
 

@@ -11,6 +11,8 @@ from kr_utils import InputError
 from kr_utils.driver import cluster, plan, report, schedule
 from kr_utils.runs import locks, machine
 
+COMPARISON = 3600  # seconds to wait for another driver's comparison, which takes a minute or so
+
 
 def run(
     options: argparse.Namespace,
@@ -63,7 +65,7 @@ def run(
                 lock = locks.hold(path, what, this_host_only=True)
             except InputError as error:
                 shown.say(f"{error}; waiting")
-                lock = locks.hold(path, what, wait=-1, this_host_only=True)
+                lock = locks.hold(path, what, wait=COMPARISON, this_host_only=True)
             stack.callback(lock.release)
             return make_plan()[-1]
 

@@ -36,13 +36,17 @@ def run(
     """
     seconds: dict[Job, float] = {}
     failures: list[str] = []
+
+    # What stands is told first
     waiting, running, lost = [], set(), set()
     for job in jobs:
         if job.reuse and job.stage != "compare":
             report.ended(job, "reused", plan.tidy(job))
         else:
             waiting.append(job)
+
     while waiting or running:
+        # Start what can be started
         for job in waiting.copy():
             before = needs(job, jobs)
             if any(other in lost for other in before):
@@ -50,22 +54,28 @@ def run(
                 waiting.remove(job)
                 lost.add(job)
                 report.ended(job, "skipped", why)
-            elif failures and not keep_going:
                 continue
-            elif not any(other in waiting or other in running for other in before) and executor.room(job):
-                waiting.remove(job)
-                again = fresh(job) if job.stage == "compare" else plan.again(job, jobs)
-                if again.reuse:
-                    why = again.reason if job.reason != again.reason else ""
-                    report.ended(job, "reused", plan.tidy(again) or why)
-                    continue
-                jobs[jobs.index(job)] = again
-                running.add(again)
-                executor.start(again)
+            held_up = any(other in waiting or other in running for other in before)
+            if (failures and not keep_going) or held_up or not executor.room(job):
+                continue
+
+            # Its turn: what it reads is known now, and may be what it was
+            waiting.remove(job)
+            again = fresh(job) if job.stage == "compare" else plan.again(job, jobs)
+            if again.reuse:
+                why = again.reason if job.reason != again.reason else ""
+                report.ended(job, "reused", plan.tidy(again) or why)
+                continue
+            jobs[jobs.index(job)] = again
+            running.add(again)
+            executor.start(again)
+
         if not running:
             if waiting and not failures:
                 failures.append(f"{waiting[0].title}: nothing is left to run it on")
             break
+
+        # Hear what runs
         for kind, job, value in executor.events():
             if kind in ("started", "line"):
                 getattr(report, kind)(job, value)

@@ -1,4 +1,4 @@
-"""The state of every stage of a profile: done, running, failed, stopped or missing."""
+"""The state of every stage of a profile: done, stale, running, failed, stopped or missing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def state(folder: Path, driven: bool) -> tuple[str, str]:
 
     driven : a driver is at work on this dataset and seed
     """
+    # Its result, and whether a kernel is at work
     partial = folder.with_name(f"{folder.name}.failed.ipynb")
     try:
         done = runs.read(folder)
@@ -23,6 +24,8 @@ def state(folder: Path, driven: bool) -> tuple[str, str]:
         return "not readable", ""
     if locks.holder(locks.stage_path(folder)) is not None:
         return "running", ""
+
+    # A copy that is newer than the result is of a later attempt
     try:
         newer = not done or partial.stat().st_mtime > (done.path / "manifest.json").stat().st_mtime
         failed = bool(json.loads(owned.read_text(partial))["metadata"]["papermill"]["exception"])
@@ -30,6 +33,7 @@ def state(folder: Path, driven: bool) -> tuple[str, str]:
         newer = failed = False
     except (ValueError, KeyError, TypeError, RecursionError):  # papermill writes it just now
         failed = False
+
     if newer and failed:
         return "failed", str(partial)
     if newer and driven:
@@ -49,21 +53,31 @@ def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None)
     if not rows:
         console.print(f"no run of profile {profile} in {root}", markup=False, soft_wrap=True)
         return
+
+    # A word for each stage, a line for what needs more
     cells: dict[tuple[str, int], dict[str, str]] = {}
     notes = []
     for dataset, seed in rows:
         driver = locks.holder(locks.driver_path(root, profile, dataset, seed))
         words = cells[dataset, seed] = {}
+        why = runs.stale(runs.find(root, profile).get((dataset, seed), {}))
+
         for stage in STAGES:
             folder = runs.stage_dir(root, profile, dataset, seed, stage)
             word, more = state(folder, driver is not None)
+            word = "stale" if word == "done" and stage in why else word
             words[stage] = f"done {more}" if word == "done" else word
+            if word == "stale":
+                notes.append(f"stale: {dataset} seed {seed}  {stages.STAGES[stage][0]}, {why[stage]}")
             if word == "done" and (wrong := copies.told(runs.read(folder))):
                 notes.append(f"done: {dataset} seed {seed}  {stages.STAGES[stage][0]}, but {wrong}")
             if word == "failed":
                 notes.append(f"failed: {dataset} seed {seed}  {stages.STAGES[stage][0]}; see {more}")
+
         if driver is not None:
             notes.append(f"running: {dataset} seed {seed} by {locks.told(driver)}")
+
+    # The comparison, then all of it
     driver = locks.holder(locks.driver_path(root, profile))
     word, more = state(runs.stage_dir(root, profile, "", 0, "compare"), driver is not None)
     console.print(of_stages(cells, console, f"profile {profile}"), markup=False)

@@ -71,7 +71,10 @@ class Watch:
         """
         if self.shell is None:
             return None
-        first, *required, last = self._number_cells()
+        cells = self._number_cells()
+        if len(cells) == 1:  # it begins and finishes the stage, so nothing can lie between
+            return None
+        first, *required, last = cells
         if self.changed:
             self._refuse(f"{self.changed} after the stage was opened", first)
 
@@ -103,7 +106,7 @@ class Watch:
         cells = [cell for cell in code.notebook_cells(self.stage) if not skip & cell[1]]
         begins = [k for k, cell in enumerate(cells) if "begin(" in cell[0]]
         ends = [k for k, cell in enumerate(cells) if ".finish(" in cell[0]]
-        if not begins or not ends or begins[0] >= ends[-1]:
+        if not begins or not ends or begins[0] > ends[-1]:
             raise InputError(f"{stages.STAGES[self.stage][0]}.ipynb: no cell that begins, or none that finishes")
         return cells[begins[0] : ends[-1] + 1]
 

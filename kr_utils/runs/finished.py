@@ -61,6 +61,11 @@ class Done:
         self._note("budget")
         return self.manifest["ingredients"]["budget"]
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        self._note(name)
+        return name in self.manifest["files"]
+
     def digest(self, name: str = "*") -> str:
         """Of a file's content as it was written, of "budget", or of everything ("*"); "" for what there is not."""
         files_ = self.manifest["files"]
@@ -212,6 +217,22 @@ def other_code(done: Done) -> list[str]:
     return code_changes(parts["code"], code_hashes(parts["stage"]))
 
 
+def stale(found: dict[str, Done]) -> dict[str, str]:
+    """Which stages of one dataset and seed are not what would be made now, and why: a line each, in running order."""
+    why: dict[str, str] = {}
+    for name in [stage for stage in STAGES if stage in found]:
+        read_ = found[name].manifest["ingredients"]["upstream"]
+        older, code = outdated(found[name], found), other_code(found[name])
+        above = [need for need in why if read_.get(need)]
+        if older:
+            why[name] = f"it was made from another {STAGES[older[0]][0]}"
+        elif code:
+            why[name] = f"it was made by other code ({code[0]})"
+        elif above:
+            why[name] = f"it was made from {STAGES[above[0]][0]}, which is stale"
+    return why
+
+
 def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[str, Done]], list[str]]:
     """Runs that may be shown: every stage there, made from one another, by the code as it is. And a line per other run.
 
@@ -222,20 +243,12 @@ def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[s
     current, told = {}, []
     for (dataset, seed), found in find(root, profile).items():
         missing = [STAGES[name][0] for name in STAGES if name not in (*found, "compare")]
-        older = {STAGES[name][0]: outdated(done, found) for name, done in found.items()}
-        stale = {STAGES[name][0]: other_code(done) for name, done in found.items()}
-        if missing:
-            why = f"{missing[0]} is missing"
-        elif any(older.values()):
-            name, needs = next((name, needs) for name, needs in older.items() if needs)
-            why = f"{name} was made from another {STAGES[needs[0]][0]}"
-        elif any(stale.values()):
-            name, words = next((name, words) for name, words in stale.items() if words)
-            why = f"{name} was made by other code ({words[0]})"
+        words = [f"{STAGES[name][0]}: {why}" for name, why in stale(found).items()]
+        if missing or words:
+            why = f"{missing[0]} is missing" if missing else words[0]
+            told.append(f"{dataset}, seed {seed}: left out, {why}; run it again")
         else:
             current[dataset, seed] = found
-            continue
-        told.append(f"{dataset}, seed {seed}: left out, {why}; run it again")
     return current, told
 
 

@@ -106,6 +106,7 @@ class Stage:
             A cell did not run since the stage was opened, or not in order, or under other parameters: its results
             are not what the manifest would say.
         """
+        # What made it: the cells that ran, and the files that they read
         self.file("metrics.json")  # refuses a stage that is stored
         ran = self.watch.cells()
         if ran is not None:  # edited in JupyterLab: the manifest names what ran, not what the file says
@@ -115,6 +116,7 @@ class Stage:
         for need, done in sorted(self.upstream.items()):
             parts["upstream"][need] = {"*": done.digest()} if whole else dict(sorted(done.used.items()))
 
+        # The numbers, then the manifest that explains them
         self.write_json("metrics.json", results)
         manifest = {
             "format": FORMAT,
@@ -130,6 +132,8 @@ class Stage:
             "timing": timing or {},
             "files": files.stamps(self.folder),
         }
+
+        # Sealed it is done, whatever its folder is called
         self.write_json("manifest.json", {**manifest, "seal": fingerprint(manifest)})
         settle(self.final, own=True)
         self.watch.close()
