@@ -12,7 +12,7 @@ import io
 import re
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -451,10 +451,12 @@ def section(table: pd.DataFrame) -> str:
     return "\n\n".join([*parts, "\n".join(f"* {line}" for line in provenance(table))]) + "\n"
 
 
-def accumulate(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+def accumulate(table: pd.DataFrame, path: Path, stale: Iterable[str] = ()) -> tuple[pd.DataFrame, list[str]]:
     """The rows of `table`, and those of an earlier results.csv for datasets that are not in it.
 
     Seeds of one dataset are not put together from here and from earlier: they may be of different code.
+
+    stale : datasets whose runs are here, but not to be shown: their earlier rows are not, either
 
     Returns
     -------
@@ -474,13 +476,15 @@ def accumulate(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]
     lines = []
     for name, rows in earlier.groupby("dataset"):
         lost = sorted(set(rows.seed) - set(table[table.dataset == name].seed))
-        if name not in set(table.dataset):
+        if name in stale and name not in set(table.dataset):
+            lines.append(f"{name}: the rows of the earlier results.csv are left out, for its runs here are stale")
+        elif name not in set(table.dataset):
             commits = ", ".join(sorted({short(commit) for commit in rows.commit.dropna()}))
             lines.append(f"{name}: {rows.seed.nunique()} seeds kept of the earlier results.csv (commit {commits})")
         elif lost:
             seeds = ", ".join(map(str, lost))
             lines.append(f"{name}: seeds {seeds} of the earlier results.csv are left out, for no such run is here")
-    kept = earlier[~earlier.dataset.isin(table.dataset)]
+    kept = earlier[~earlier.dataset.isin([*table.dataset, *stale])]
     every = pd.concat([table, kept] if len(kept) else [table])
     return every.sort_values("dataset", kind="stable", ignore_index=True), lines
 

@@ -83,9 +83,8 @@ def test_what_was_computed_before_the_stage_was_opened_is_not_stored_under_it(wi
 
     assert kernel.run(0, also="seed = 5") == ""
     line = kernel.run(begin, finish)
-    assert re.match(
-        r"InputError: 00_start_here is not stored: run the cell `\w.*` and all below it again \(it was", line
-    )
+    assert re.match(r"InputError: 00_start_here is not stored: run the cell with `runs\.begin` and all below it", line)
+    assert "it was not run since the stage was opened" in line
     assert stored(tmp_path, 5) is None
     assert kernel.run(0, also="seed = 5") == ""
     assert kernel.run(*range(1, finish + 1)) == "", "run as it says, it is stored"
@@ -113,15 +112,72 @@ def test_a_parameter_changed_after_the_stage_was_opened_is_refused(student, tmp_
         assert kernel.run(begin) == ""
 
 
-def test_a_cell_run_again_wants_those_below_it_again(student, tmp_path):
+def test_a_cell_run_again_wants_those_below_it_again_and_is_named(student, tmp_path):
+    """A training that is run twice goes on from its own weights: the manifest must not say that it ran once."""
     kernel = student()
     above, below, finish = kernel.place("counts = {"), kernel.place("majority = "), kernel.place(FINISH)
     assert kernel.run(*range(finish)) == ""
     assert kernel.run(above) == ""
-    line = kernel.run(finish)
-    assert "a cell above it was run again after it" in line
+    assert "a cell above it was run again after it" in kernel.run(finish)
     assert kernel.run(*range(above, below + 1), finish) == ""
-    assert stored(tmp_path, 0)
+    assert finished.other_code(stored(tmp_path, 0)) == ["the notebook's code changed"]
+    assert kernel.run(*range(kernel.place(BEGIN), finish + 1)) == ""
+    assert finished.other_code(stored(tmp_path, 0)) == [], "as the refusal says: from the cell with runs.begin"
+
+
+def test_a_begin_that_failed_half_way_is_refused(student, tmp_path):
+    kernel = student()
+    begin = kernel.place(BEGIN)
+    assert kernel.run(*range(begin)) == ""
+    assert "ZeroDivisionError" in kernel.run(begin, also="1 / 0")
+    assert "(of the cell `parameters.check(globals())`: it failed)" in kernel.run(*range(begin + 1, len(kernel.cells)))
+    assert stored(tmp_path, 0) is None
+
+
+def test_ids_of_another_editors_own_and_cells_that_change_nothing_are_fine(student, tmp_path):
+    """VS Code sends ids of its own; a typo runs nothing."""
+    kernel = student()
+    for k, cell in enumerate(kernel.cells):
+        cell.id = f"vscode-notebook-cell:{k}"
+    begin = kernel.place(BEGIN)
+    assert kernel.run(*range(begin + 1)) == ""
+    kernel.cells.append(nbformat.v4.new_code_cell("x = = 1"))
+    assert "SyntaxError" in kernel.run(len(kernel.cells) - 1)
+    del kernel.cells[-1]
+    assert kernel.run(*range(begin + 1, len(kernel.cells))) == ""
+    assert finished.other_code(stored(tmp_path, 0)) == []
+
+
+def test_an_exercise_that_sets_a_number_counts(student, tmp_path):
+    kernel = student()
+    exercise = kernel.place("answer = None")
+    kernel.cells[exercise].source = "answer = 0.05"
+    assert kernel.run(*kernel.everything) == ""
+    assert finished.other_code(stored(tmp_path, 0)) == []
+    kernel.cells[exercise].source = "answer = 0.05; majority = 0.5"
+    assert kernel.run(*kernel.everything) == ""
+    assert finished.other_code(stored(tmp_path, 0)) == ["the notebook's code changed"]
+
+
+def test_states_of_an_edited_cell_are_not_those_of_the_saved_one(monkeypatch):
+    """An edited training that was run to its end must not be taken up by the notebook as it is saved."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        begin, training = (
+            "stage = opened.append(runs.begin('teacher', budget, **where))",
+            "keys.append(opened[-1].state('t').key)",
+        )
+        shell.user_ns |= {"runs": runs, "opened": [], "keys": [], "budget": profiles.budget("teacher", "smoke")}
+        shell.user_ns["where"] = {"dataset": "digits", "profile": "smoke", "seed": 0, "checksum": "c"}
+        for text in (training, training + "  # lr = 9", training):
+            shell.run_cell(begin)
+            shell.run_cell(text)
+        first, edited, again = shell.user_ns["keys"]
+        assert first == again != edited
+    finally:
+        InteractiveShell.clear_instance()
 
 
 def test_code_that_was_edited_and_not_saved_is_named_by_the_manifest(student, tmp_path):
@@ -137,8 +193,8 @@ def test_code_that_was_edited_and_not_saved_is_named_by_the_manifest(student, tm
 
 def test_a_cell_of_ones_own_counts(student, tmp_path):
     kernel = student()
-    own = nbformat.v4.new_code_cell("counts['test'][0] += 1")
-    kernel.cells.insert(kernel.place(FINISH), own)
+    for text in ("counts['test'][0] += 1", "%time counts['test'][1] -= 1"):
+        kernel.cells.insert(kernel.place(FINISH), nbformat.v4.new_code_cell(text))
     assert kernel.run(*kernel.everything) == ""
     assert finished.other_code(stored(tmp_path, 0)) == ["the notebook's code changed"]
 

@@ -82,17 +82,44 @@ def test_a_stage_made_from_an_older_one_is_refused_until_it_is_made_again(tmp_pa
         open_stage("tuning")
     found = runs.find(tmp_path / "runs", "smoke")["digits", 0]
     assert runs.outdated(found["checkpoints"], found) == ["teacher"]
-    assert not runs.complete(found)
+    assert runs.stale(found) == {"checkpoints": "it was made from another 01_teacher"}
     finish("checkpoints")
     open_stage("tuning")
 
 
-def test_a_run_is_complete_when_all_its_stages_stand(tmp_path):
+def test_a_run_is_shown_when_all_its_stages_stand(tmp_path):
+    for stage, (notebook, _) in stages.STAGES.items():
+        if stage != "compare":
+            found, left_out = runs.find_current(tmp_path / "runs", "smoke")
+            assert found == {}
+            assert set(left_out.values()) <= {f"{notebook} is missing"}
+            finish(stage)
+    found, left_out = runs.find_current(tmp_path / "runs", "smoke")
+    assert (list(found), left_out) == ([("digits", 0)], {})
+
+
+def test_stages_of_one_run_come_from_the_same_data(tmp_path):
     for stage in stages.STAGES:
         if stage != "compare":
-            assert not runs.complete(runs.find(tmp_path / "runs", "smoke").get(("digits", 0), {}))
             finish(stage)
-    assert runs.complete(runs.find(tmp_path / "runs", "smoke")["digits", 0])
+    budget = profiles.budget("teacher", "smoke")
+    other = runs.begin("teacher", budget, dataset="digits", profile="smoke", seed=0, checksum="d" * 64)
+    other.write_json("more.json", {})
+    other.finish({"accuracy": 0.5})
+    _, left_out = runs.find_current(tmp_path / "runs", "smoke")
+    assert left_out == {("digits", 0): "01_teacher: it was made from other data than 00_start_here"}
+    with pytest.raises(InputError, match="01_teacher was made from other data"):
+        open_stage("checkpoints")
+
+
+def test_what_was_read_and_made_again_meanwhile_is_refused():
+    for stage in ("teacher", "generator"):
+        finish(stage)
+    opened = open_stage("checkpoints")
+    assert opened.upstream["teacher"].metrics == {"accuracy": 0.5}
+    finish("teacher", accuracy=0.75)
+    with pytest.raises(InputError, match="teacher was made again meanwhile: run 03_checkpoints again"):
+        opened.finish({})
 
 
 def test_running_the_last_cell_twice_says_what_to_do():

@@ -228,8 +228,11 @@ def finished(jobs: list[plan.Job]) -> dict[tuple[str, int], dict[plan.Job, runs.
         if job.stage != "compare":
             found.setdefault((job.dataset, job.seed), {})[job] = runs.read(job.folder)
     for mine in found.values():
-        why = runs.stale({job.stage: done for job, done in mine.items() if done})
-        mine.update({job: None for job in mine if job.stage in why})
+        lost = set(runs.stale({job.stage: done for job, done in mine.items() if done}))
+        for job, done in mine.items():  # nor one of other settings, nor what is made from it
+            if not plan.matches(done, job) or lost & set(stages.STAGES[job.stage][1]):
+                lost.add(job.stage)
+        mine.update({job: None for job in mine if job.stage in lost})
     return found
 
 

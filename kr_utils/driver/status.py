@@ -57,10 +57,11 @@ def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None)
     # A word for each stage, a line for what needs more
     cells: dict[tuple[str, int], dict[str, str]] = {}
     notes = []
+    found = runs.find(root, profile)
     for dataset, seed in rows:
         driver = locks.holder(locks.driver_path(root, profile, dataset, seed))
         words = cells[dataset, seed] = {}
-        why = runs.stale(runs.find(root, profile).get((dataset, seed), {}))
+        why = runs.stale(found.get((dataset, seed), {}))
 
         for stage in STAGES:
             folder = runs.stage_dir(root, profile, dataset, seed, stage)

@@ -6,7 +6,7 @@ Notebooks use the doors below; `runs/` never imports torch, and knows nothing of
 from kr_utils.owned import write as write_atomic
 from kr_utils.paths import figures_root, runs_root, stage_dir
 from kr_utils.runs.files import digests
-from kr_utils.runs.finished import Done, NotReadable, complete, find, find_current, outdated, plain, read, settle, stale
+from kr_utils.runs.finished import Done, NotReadable, find, find_current, outdated, plain, read, settle, stale
 from kr_utils.runs.machine import this_machine
 from kr_utils.runs.progress import progress
 from kr_utils.runs.stage import Stage, begin
@@ -16,7 +16,6 @@ __all__ = [
     "NotReadable",
     "Stage",
     "begin",
-    "complete",
     "digests",
     "figures_root",
     "find",

@@ -1,7 +1,8 @@
 """Which cells a kernel ran since a stage was opened: what it computed before must not be stored under that stage.
 
-In JupyterLab cells run in any order. A stage counts the notebook's number cells from `begin` to `finish`: each must
-have run since, in order, under the parameters that the stage was opened with.
+In JupyterLab cells run in any order. A stage counts the notebook's number cells from the one that begins it to the one
+that finishes it: each must have run since, in order, under the parameters that the stage was opened with. Whatever else
+ran is code, too: the manifest names what ran, not what the notebook's file says.
 """
 
 from __future__ import annotations
@@ -9,12 +10,31 @@ from __future__ import annotations
 import ast
 import copy
 import sys
+from dataclasses import dataclass
 
 from kr_utils import InputError, stages
 from kr_utils.runs import code
 
 FREE = {"interactive"}  # parameters that no number depends on
 _watching: list[Watch] = []  # at most one: the stage that was opened last in this kernel
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A code cell of the notebook's file."""
+
+    text: str
+    tags: frozenset[str]
+    id: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell as it was run; `whole`: without an error. A kernel is not always told ids."""
+
+    text: str
+    id: str = ""
+    whole: bool = True
 
 
 class Watch:
@@ -26,7 +46,9 @@ class Watch:
     """
 
     def __init__(self, stage: str, budget):
-        self.stage, self.changed, self.ran, self.now = stage, "", [], ("", "")
+        self.stage, self.changed = stage, ""
+        self.ran: list[Run] = []
+        self.now = Run("")
         ipython = sys.modules.get("IPython")
         self.shell = ipython.get_ipython() if ipython else None
         while _watching:
@@ -34,7 +56,19 @@ class Watch:
         if self.shell is None:
             return
 
-        # The begin cell itself ends after this: it is the first that is noted.
+        # The file as it is now: JupyterLab may save another one while the stage is at work
+        skip = code.NOT_NUMBERS - ({"figure"} if stage == "compare" else set())
+        self.file = [Cell(text, frozenset(tags), id_) for text, tags, id_ in code.notebook_cells(stage)]
+        self.numbers = [cell for cell in self.file if not skip & cell.tags]
+        begins = [k for k, cell in enumerate(self.numbers) if "begin(" in cell.text]
+        ends = [k for k, cell in enumerate(self.numbers) if ".finish(" in cell.text]
+        if not begins or not ends or begins[0] > ends[-1]:
+            raise InputError(f"{stages.STAGES[stage][0]}.ipynb: no cell that begins, or none that finishes")
+        self.above, self.inside = self.numbers[: begins[0]], self.numbers[begins[0] : ends[-1] + 1]
+        before = {text.strip() for text in self.shell.user_ns.get("In", ())}
+        self.as_saved = all(cell.text.strip() in before for cell in self.above)
+
+        # The begin cell itself ends after this: it is the first that is noted
         named = parameters(stage) - FREE
         given = {name: value for name, value in self.shell.user_ns.items() if name in named}
         self.given = copy.deepcopy(given) | ({"budget": budget} if "budget" in self.shell.user_ns else {})
@@ -52,14 +86,26 @@ class Watch:
         self.shell = None
 
     def _before(self, info) -> None:
-        self.now = (info.raw_cell, getattr(info, "cell_id", None) or "")
+        self.now = self._run(info)
 
     def _after(self, result) -> None:
-        self.ran.append((result.info.raw_cell, getattr(result.info, "cell_id", None) or "", result.success))
+        if result.error_before_exec is None:  # a typo ran nothing
+            run = self._run(result.info)
+            self.ran.append(Run(run.text, run.id, bool(result.success)))
         for name, value in self.given.items():
             if not self.changed and self.shell.user_ns.get(name, value) != value:
                 now = self.shell.user_ns[name]
                 self.changed = f"{name} was changed from {str(value)[:40]!r} to {str(now)[:40]!r}"
+
+    def _run(self, info) -> Run:
+        id_ = getattr(info, "cell_id", None) or ""
+        return Run(info.raw_cell, id_ if id_ in {cell.id for cell in self.file} else "")  # some send ids of their own
+
+    def so_far(self) -> list[str]:
+        """What has run that can change a number, the cell at work included: a training's saved state belongs to it."""
+        if self.shell is None:
+            return []
+        return [self._plain(run.text) for run in [*self.ran[1:], self.now] if not self._only_shows(run)]
 
     def cells(self) -> list[str] | None:
         """The code that made what the stage stores, cell by cell; None where it is that of the notebook's file.
@@ -69,63 +115,79 @@ class Watch:
         InputError
             Something was computed before the stage was opened, in another order, or under other parameters.
         """
-        if self.shell is None:
+        if self.shell is None or len(self.inside) == 1:  # a cell that begins and finishes it: nothing lies between
             return None
-        cells = self._number_cells()
-        if len(cells) == 1:  # it begins and finishes the stage, so nothing can lie between
-            return None
-        first, *required, last = cells
+        first, *required, last = self.inside
         if self.changed:
             self._refuse(f"{self.changed} after the stage was opened", first)
+        if self.ran and not self.ran[0].whole:
+            self._refuse("it failed", first)
 
-        # Each number cell's last run must come after that of the one above it.
-        used, at = {0}, 0
+        # Each number cell's last run must come after that of the one above it
+        at = 0
         for cell in required:
-            runs = [k for k, run in enumerate(self.ran) if _same(cell, run) and k > 0]
-            if not runs:
+            places = [k for k, run in enumerate(self.ran) if k and _same(cell, run)]
+            if not places:
                 self._refuse("it was not run since the stage was opened", cell)
-            if not self.ran[runs[-1]][2]:
+            if not self.ran[places[-1]].whole:
                 self._refuse("it failed", cell)
-            if runs[-1] < at:
+            if places[-1] < at:
                 self._refuse("a cell above it was run again after it", cell)
-            at = runs[-1]
-            used |= {at}
+            at = places[-1]
 
-        # What ran besides counts, too, unless it is a cell from which no number comes.
-        known = [cell for cell in code.notebook_cells(self.stage)]
-        extra = [run[0] for k, run in enumerate(self.ran) if k not in used and not any(_same(c, run) for c in known)]
-        ran = [self.ran[k][0] for k in sorted(used)] + [self.now[0]]
-        if not extra and [text.strip() for text in ran] == [cell[0].strip() for cell in (first, *required, last)]:
+        # Once each and as they are saved, or else what ran is the code; a failed check may be run again
+        ran = [run.text for run in self.ran if not self._only_shows(run) and not (_same(last, run) and not run.whole)]
+        ran.append(self.now.text)
+        if self.as_saved and [text.strip() for text in ran] == [cell.text.strip() for cell in self.inside]:
             return None
-        sources = code.number_cells(self.stage)
-        return [*sources[: sources.index(first[0])], *ran, *extra]
+        above = [cell.text for cell in self.above] if self.as_saved else ["'edited, or not run'"]
+        return [*above, *map(self._plain, ran)]
 
-    def _number_cells(self) -> list[tuple[str, set[str], str]]:
-        """The number cells of the notebook's file from the one that opens the stage to the one that finishes it."""
-        skip = code.NOT_NUMBERS - ({"figure"} if self.stage == "compare" else set())
-        cells = [cell for cell in code.notebook_cells(self.stage) if not skip & cell[1]]
-        begins = [k for k, cell in enumerate(cells) if "begin(" in cell[0]]
-        ends = [k for k, cell in enumerate(cells) if ".finish(" in cell[0]]
-        if not begins or not ends or begins[0] > ends[-1]:
-            raise InputError(f"{stages.STAGES[self.stage][0]}.ipynb: no cell that begins, or none that finishes")
-        return cells[begins[0] : ends[-1] + 1]
+    def _only_shows(self, run: Run) -> bool:
+        """Whether a run was of a cell from which no number comes, and sets nothing that a number cell reads."""
+        cell = next((cell for cell in self.file if cell not in self.numbers and _same(cell, run)), None)
+        if cell is None:
+            return False
+        if cell.text.strip() == run.text.strip():
+            return True
+        try:
+            tree = ast.parse(self._plain(run.text))
+            read = {node.id for number in self.numbers for node in _names(ast.parse(number.text), ast.Load)}
+        except SyntaxError:
+            return False
+        return not {node.id for node in _names(tree, ast.Store)} & read
 
-    def _refuse(self, why: str, cell: tuple[str, set[str], str]) -> None:
-        line = next(line for line in cell[0].splitlines() if line.strip() and not line.startswith(("from ", "import ")))
+    def _plain(self, text: str) -> str:
+        """A cell as Python: without magics."""
+        return self.shell.transform_cell(text)
+
+    def _refuse(self, why: str, cell: Cell) -> None:
+        lines = [line.strip() for line in cell.text.splitlines() if line.strip()]
+        line = next((line for line in lines if not line.startswith(("from ", "import "))), lines[0])
         raise InputError(
-            f"{stages.STAGES[self.stage][0]} is not stored: run the cell `{line.strip()[:60]}` and all below it again "
-            f"({why})"
+            f"{stages.STAGES[self.stage][0]} is not stored: run the cell with `runs.begin` and all below it again "
+            f"(of the cell `{line[:60]}`: {why})"
         )
 
 
 def parameters(stage: str) -> set[str]:
     """Names assigned in the cell tagged `parameters` of a stage's notebook."""
-    for source, tags, _ in code.notebook_cells(stage):
-        if "parameters" in tags:
-            return {node.target.id for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)}
-    return set()
+    trees = [ast.parse(source) for source, tags, _ in code.notebook_cells(stage) if "parameters" in tags]
+    return {node.id for tree in trees for node in _names(tree, ast.Store)}
 
 
-def _same(cell: tuple[str, set[str], str], run: tuple) -> bool:
+def _names(tree: ast.AST, use: type) -> list[ast.Name]:
+    """Names that code reads (ast.Load) or sets (ast.Store, in part as well: `x[0] = 1`, `x.y = 1`)."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, use)]
+    for node in ast.walk(tree):
+        if use is ast.Store and isinstance(node, (ast.Subscript, ast.Attribute)) and isinstance(node.ctx, use):
+            base = node.value
+            while isinstance(base, (ast.Subscript, ast.Attribute)):
+                base = base.value
+            found += [base] if isinstance(base, ast.Name) else []
+    return found
+
+
+def _same(cell: Cell, run: Run) -> bool:
     """Whether a run was of this cell of the file: by its id where the kernel was told one, else by its text."""
-    return cell[2] == run[1] if run[1] and cell[2] else cell[0].strip() == run[0].strip()
+    return cell.id == run.id if run.id and cell.id else cell.text.strip() == run.text.strip()

@@ -214,6 +214,8 @@ def _loads(node: ast.AST, local: frozenset[str]) -> Iterator[tuple[str, str]]:
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
                 yield from _loads(child, local if outer else inner)
+        if key == "generators":  # so does what a comprehension runs over first
+            yield from _loads(value[0].iter, local)
 
 
 def _bound(scope: ast.AST) -> frozenset[str]:

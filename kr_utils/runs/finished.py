@@ -67,10 +67,12 @@ class Done:
         return name in self.manifest["files"]
 
     def digest(self, name: str = "*") -> str:
-        """Of a file's content as it was written, of "budget", or of everything ("*"); "" for what there is not."""
+        """Of a file's content as it was written, of "budget" or "manifest", or of all files ("*"); "" for none."""
         files_ = self.manifest["files"]
         if name == "*":
             return fingerprint({key: stamp[1] for key, stamp in files_.items()})
+        if name == "manifest":
+            return fingerprint(self.manifest)
         if name == "budget":
             return fingerprint(self.manifest["ingredients"]["budget"])
         return files_[name][1] if name in files_ else ""
@@ -224,37 +226,35 @@ def stale(found: dict[str, Done]) -> dict[str, str]:
         read_ = found[name].manifest["ingredients"]["upstream"]
         older, code = outdated(found[name], found), other_code(found[name])
         above = [need for need in why if read_.get(need)]
+        first = next(iter(found.values())).manifest["ingredients"]
+        other = found[name].manifest["ingredients"]["checksum"] != first["checksum"]
         if older:
             why[name] = f"it was made from another {STAGES[older[0]][0]}"
         elif code:
             why[name] = f"it was made by other code ({code[0]})"
+        elif other:
+            why[name] = f"it was made from other data than {STAGES[first['stage']][0]}"
         elif above:
             why[name] = f"it was made from {STAGES[above[0]][0]}, which is stale"
     return why
 
 
-def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[str, Done]], list[str]]:
-    """Runs that may be shown: every stage there, made from one another, by the code as it is. And a line per other run.
+def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[str, Done]], dict[tuple[str, int], str]]:
+    """Runs that may be shown: every stage there, made from one another, by the code as it is. And why not the others.
 
     Returns
     -------
-    as `find`; lines for a person
+    as `find`; (dataset, seed) -> why it is left out, in words, "... is missing" for a run that is not finished
     """
-    current, told = {}, []
+    current, left_out = {}, {}
     for (dataset, seed), found in find(root, profile).items():
         missing = [STAGES[name][0] for name in STAGES if name not in (*found, "compare")]
         words = [f"{STAGES[name][0]}: {why}" for name, why in stale(found).items()]
         if missing or words:
-            why = f"{missing[0]} is missing" if missing else words[0]
-            told.append(f"{dataset}, seed {seed}: left out, {why}; run it again")
+            left_out[dataset, seed] = f"{missing[0]} is missing" if missing else words[0]
         else:
             current[dataset, seed] = found
-    return current, told
-
-
-def complete(stages: dict[str, Done]) -> bool:
-    """Whether a run has every stage, and all of them were made from one another."""
-    return set(stages) == set(STAGES) - {"compare"} and not any(outdated(done, stages) for done in stages.values())
+    return current, left_out
 
 
 def settle(final: Path, own: bool = False) -> None:

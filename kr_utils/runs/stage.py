@@ -43,12 +43,13 @@ class Stage:
     watch: cells.Watch
     upstream: dict[str, Done] = field(default_factory=dict)
     runs: dict[tuple[str, int], dict[str, Done]] = field(default_factory=dict)  # what the comparison may show,
-    left_out: list[str] = field(default_factory=list)  # and a line for each run that it may not
+    left_out: dict[tuple[str, int], str] = field(default_factory=dict)  # and why it may not show the others
     earlier: float = 0.0  # seconds of work in states of starts that were killed
     starts: int = 1
     started: float = field(default_factory=time.time)
     handed: set[str] = field(default_factory=set)  # names of states
     lock: locks.Lock | None = None
+    commit: str | None = field(default_factory=git_commit)  # of the code that runs, not of a later checkout
 
     @property
     def folder(self) -> Path:
@@ -61,7 +62,8 @@ class Stage:
         """
         from kr_utils import resume
 
-        key = fingerprint(state_owner(self.parts, {need: done.digest() for need, done in self.upstream.items()}))
+        owner = state_owner(self.parts, {need: done.digest() for need, done in self.upstream.items()})
+        key = fingerprint(owner | {"cells": self.watch.so_far()})  # one that was edited makes states of its own
         state = resume.State(self.file(folders.STATE) / name, key, folders.interval())
         if name in self.handed:
             state.clear()
@@ -109,12 +111,11 @@ class Stage:
         # What made it: the cells that ran, and the files that they read
         self.file("metrics.json")  # refuses a stage that is stored
         ran = self.watch.cells()
+        self.check_files()
+        parts = {**self.parts, "upstream": self.read_since()}
         if ran is not None:  # edited in JupyterLab: the manifest names what ran, not what the file says
-            self.parts = {**self.parts, "code": code_hashes(self.name, ran)}
-        whole = self.name == "compare"  # it reads everything
-        parts = {**self.parts, "upstream": {}}
-        for need, done in sorted(self.upstream.items()):
-            parts["upstream"][need] = {"*": done.digest()} if whole else dict(sorted(done.used.items()))
+            parts["code"] = code_hashes(self.name, ran)
+            print("note: cells were added, edited or run twice: stored as what ran, which `run_all.py` will make again")
 
         # The numbers, then the manifest that explains them
         self.write_json("metrics.json", results)
@@ -123,7 +124,7 @@ class Stage:
             "fingerprint": fingerprint(parts),
             "ingredients": parts,
             "parameters": self.parameters,
-            "git_commit": git_commit(),
+            "git_commit": self.commit,
             "versions": versions(),
             "hardware": hardware(),
             "started": datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(timespec="seconds"),
@@ -140,6 +141,29 @@ class Stage:
         if self.lock:
             self.lock.release()
         return self.final
+
+    def check_files(self) -> None:
+        """Refuse where a file whose code counts was edited under this kernel."""
+        edited = [file for file in edited_since_start() if file.removesuffix(".py") in self.parts["code"]]
+        if edited:
+            raise InputError(f"{edited[0]} was edited since this kernel started: restart it, or the old code goes on")
+
+    def read_since(self) -> dict[str, dict[str, str]]:
+        """Of each earlier stage, what was read -> its digest; the comparison reads all of it, and the manifest.
+
+        Raises
+        ------
+        InputError
+            It was made again meanwhile.
+        """
+        read_ = {}
+        for need, done in sorted(self.upstream.items()):
+            used = {"manifest": ""} if self.name == "compare" else done.used
+            read_[need] = {name: done.digest(name) for name in sorted(used)}
+            now = read(done.path.with_name(done.path.name.removesuffix(".partial").removesuffix(".old")))
+            if now is None or any(now.digest(name) != digest for name, digest in read_[need].items()):
+                raise InputError(f"{need} was made again meanwhile: run {self.final.name} again, from its first cell")
+        return read_
 
 
 def begin(
@@ -162,15 +186,11 @@ def begin(
         raise InputError("asserts are switched off (python -O or PYTHONOPTIMIZE), and with them every check; unset it")
     root, notebook = runs_root(runs_dir), STAGES[stage][0]
     parts = ingredients(stage, dataset, seed, asdict(budget), checksum)
-    if edited := [file for file in edited_since_start() if file.removesuffix(".py") in parts["code"]]:
-        raise InputError(
-            f"{edited[0]} was edited since this kernel started: restart it, or it goes on with the old code"
-        )
 
     # What it reads must be there, whole, and made from one another.
-    found, left_out = find_current(root, profile) if stage == "compare" else ({}, [])
+    found, left_out = find_current(root, profile) if stage == "compare" else ({}, {})
     upstream = {f"{name}/seed{k}/{s}": done for (name, k), run in found.items() for s, done in run.items()}
-    upstream |= _upstream(stage, root, dataset, profile, seed)
+    upstream |= _upstream(stage, root, dataset, profile, seed, checksum)
     for name, done in upstream.items():
         if stage != "compare" and (words := other_code(done)):
             print(f"note: {STAGES[name][0]} was made by other code ({words[0]}): run it again before you believe this")
@@ -185,10 +205,12 @@ def begin(
     earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
     named = {"dataset": dataset, "profile": profile, "seed": seed}
     watch = cells.Watch(stage, budget)
-    return Stage(stage, final, parts, named, watch, upstream, found, left_out, earlier, starts, lock=lock)
+    opened = Stage(stage, final, parts, named, watch, upstream, found, left_out, earlier, starts, lock=lock)
+    opened.check_files()
+    return opened
 
 
-def _upstream(stage: str, root: Path, dataset: str, profile: str, seed: int) -> dict[str, Done]:
+def _upstream(stage: str, root: Path, dataset: str, profile: str, seed: int, checksum: str) -> dict[str, Done]:
     """The finished stages that a stage reads of its own dataset and seed."""
     upstream = {}
     for need in STAGES[stage][1]:
@@ -203,6 +225,8 @@ def _upstream(stage: str, root: Path, dataset: str, profile: str, seed: int) -> 
             )
         upstream[need] = done
     for name, done in upstream.items():
+        if done.manifest["ingredients"]["checksum"] != checksum:
+            raise InputError(f"{STAGES[name][0]} was made from other data: run notebooks/{STAGES[name][0]}.ipynb again")
         for need in outdated(done, upstream):
             raise InputError(
                 f"{STAGES[name][0]} was made from an older {STAGES[need][0]}: run notebooks/{STAGES[name][0]}.ipynb "
