@@ -224,6 +224,8 @@ def _upstream(stage: str, root: Path, dataset: str, profile: str, seed: int, che
                 f"--datasets {dataset} --seeds {seed} --until {need}`"
             )
         upstream[need] = done
+
+    # Of the same data, and made from one another
     for name, done in upstream.items():
         if done.manifest["ingredients"]["checksum"] != checksum:
             raise InputError(f"{STAGES[name][0]} was made from other data: run notebooks/{STAGES[name][0]}.ipynb again")
