@@ -11,7 +11,7 @@ import signal
 import sys
 from dataclasses import replace
 
-from kr_utils import InputError, paths, profiles, runs, stages
+from kr_utils import InputError, owned, paths, profiles, runs, stages
 from kr_utils.driver import home, plan
 
 
@@ -173,7 +173,11 @@ def drive(args: argparse.Namespace) -> int:
     if "compare" in plan.stages_until(args.until):
         from kr_utils import results_file
 
-        results_file.load(figures / args.profile / "results.csv", args.profile)  # or 08 would refuse it at the end
+        # Or 08 would find out at the end
+        shown = figures / args.profile
+        if os.path.lexists(shown):
+            with owned.inside(shown):
+                results_file.load(shown / "results.csv", args.profile)
     if args.dry_run:
         from kr_utils.driver import report
 
@@ -181,7 +185,9 @@ def drive(args: argparse.Namespace) -> int:
         return 0
 
     # The run
-    for option, folder in (("--runs-dir", root), ("--figures-dir", figures)):
+    folders = [("--runs-dir", root), ("--figures-dir", figures)]
+    folders += [("--figures-dir", figures / args.profile)] if "compare" in plan.stages_until(args.until) else []
+    for option, folder in folders:
         paths.writable(folder, option)
     from kr_utils.driver import run
 

@@ -589,6 +589,20 @@ def test_bad_options(case, capsys, stays):
     check_refused(argv, words, capsys)
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda place: place.symlink_to(place.parent.parent), "smoke: a link; nothing is written or deleted"),
+        (lambda place: place.write_text("in the way"), "smoke: not a folder; move it away"),
+    ],
+    ids=["a link", "a file"],
+)
+def test_a_place_for_figures_that_08_could_not_use_is_refused_at_once(make, words, tmp_path, capsys, stays):
+    (tmp_path / "figures").mkdir()
+    make(tmp_path / "figures/smoke")
+    check_refused(["--dry-run", "--figures-dir", "figures"], words, capsys)
+
+
 WORDS = ("--profile", "--datasets", "--seeds", "--data-root", "--runs-dir", "--figures-dir", "--until", "--set")
 
 

@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -140,6 +142,29 @@ def test_a_neighbour_without_the_certificate_runs_nothing(tmp_path):
         assert not (tmp_path / "made").exists()
         asyncio.run(ask(mine[1], "tls", here.client.security, "run"))
         assert (tmp_path / "made").exists(), "the same call does something for those who may"
+
+
+def test_no_neighbour_can_put_a_module_on_a_workers_path(tmp_path, monkeypatch):
+    """Dask imports from its scratch folder first, and takes any folder of that name, whoever made it."""
+    trap = tmp_path / "shared/dask-scratch-space"
+    trap.mkdir(parents=True)
+    trap.chmod(0o777)
+    monkeypatch.setenv("TMPDIR", str(trap.parent))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with cluster.Cluster(1, "", 1, tmp_path) as here:
+        (found,) = here.client.run(_import_path).values()
+        found += here.client.run_on_scheduler(_import_path)
+        mine = {Path(name) for name in found if name.startswith(str(tmp_path))}
+        assert mine, "Dask's folder is on the path"
+        assert not [path for path in mine if trap in (path, *path.parents)]
+        for path in mine:
+            private = trap.parent / path.relative_to(trap.parent).parts[0]
+            assert private.stat().st_mode & 0o077 == 0, private
+    assert list(trap.parent.iterdir()) == [trap], "nothing is left"
+
+
+def _import_path():
+    return list(sys.path)
 
 
 # ------------------------------------------------------------------ what may sit at a scheduler's address

@@ -21,6 +21,7 @@ import re
 import secrets
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,6 +129,9 @@ class Cluster:
         settings = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
         # Dask's profiler keeps a call tree per second of a thread that only waits for its kernel.
         settings["distributed.worker.profile.enabled"] = False
+        # Dask puts its folder first on the path of imports: it must be one that no neighbour can make or enter.
+        private = self.stack.enter_context(tempfile.TemporaryDirectory("", "kr-cluster-", ignore_cleanup_errors=True))
+        settings["temporary-directory"] = private
         try:
             # Ctrl-C in a terminal goes to all its processes; the workers are ended from here, in order.
             with _deaf(), dask.config.set(settings):
@@ -135,7 +139,7 @@ class Cluster:
                 cluster = _within(
                     3 * PATIENCE, LocalCluster, n_workers=self.jobs, threads_per_worker=1, host="127.0.0.1",
                     scheduler_kwargs=web, worker_dashboard_address=web["dashboard_address"], memory_limit=0,
-                    silence_logs="CRITICAL", security=Security.temporary(),
+                    local_directory=private, silence_logs="CRITICAL", security=Security.temporary(),
                 )  # fmt: skip
             self.finally_(cluster.close, timeout=2 * FAREWELL)
             return Client(cluster, timeout=PATIENCE, set_as_default=False)
