@@ -36,6 +36,27 @@ def absolute(text: str | Path, origin: str) -> Path:
     return path
 
 
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing where there is no such folder.
+
+    A glob would pass over what this user may not look into, as if nothing were there.
+
+    Raises
+    ------
+    InputError
+        It may not, or cannot, be looked into.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError as error:
+        raise InputError(f"{folder}: you may not look into this folder; get permission or name another") from error
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be looked into ({error.strerror}); name another folder") from error
+
+
 def writable(folder: Path, origin: str) -> None:
     """Make the folder and try to write into it (the trial leaves nothing); InputError if that fails."""
     try:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kr_utils import InputError, belief, data, metrics, profiles, results_file
+from kr_utils import InputError, belief, data, metrics, owned, paths, profiles, results_file
 from kr_utils.results_file import METHODS
 
 UNEVEN = 1.5  # recall is shown per class where the most frequent class has this many times the rarest one's test images
@@ -498,8 +498,8 @@ def parsed(text: str) -> pd.DataFrame:
 
 def read(figures: Path) -> pd.DataFrame:
     """The rows of all profiles' results.csv below the figures folder, without those of `smoke`, which mean nothing."""
-    paths = sorted(path for path in figures.glob("*/results.csv") if path.parent.name != "smoke")
-    texts = [text for path in paths if (text := results_file.load(path, path.parent.name)) is not None]
+    tables = [folder / "results.csv" for folder in paths.listed(figures) if folder.name != "smoke"]
+    texts = [text for path in tables if (text := results_file.load(path, path.parent.name)) is not None]
     if not texts:
         raise InputError(f"{figures}: no table of results in any profile's folder; run `python run_all.py` first")
     return pd.concat([parsed(text) for text in texts], ignore_index=True)
@@ -513,30 +513,49 @@ def into(text: str, tables: str) -> str:
     return text[: text.index(begin)] + begin + tables + text[text.index(end) :]
 
 
+def update(readme: Path) -> pd.DataFrame:
+    """Put the tables of figures/*/results.csv beside it into README.md; returns their rows.
+
+    Raises
+    ------
+    InputError
+        It is a link, or cannot be read or written, or the tables or the markers are wrong: it stays as it was.
+    """
+    # What it says now
+    if readme.is_symlink():
+        raise InputError(f"{readme}: a link; nothing is written through links: name the folder of the file itself")
+    try:
+        before = owned.read_text(readme)
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not a text in UTF-8"
+        raise InputError(f"{readme}: {why}; name the folder that README.md and figures/ are in") from error
+
+    # What it is to say
+    table = read(readme.parent / "figures")
+    try:
+        after = into(before, section(table))
+    except InputError as error:
+        raise InputError(f"{readme}: {error}") from None
+
+    try:
+        owned.write(readme, after)
+    except OSError as error:
+        raise InputError(f"{readme}: cannot be written ({error.strerror}); it is as it was") from error
+    return table
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m kr_utils.results", description="Put the tables of figures/*/results.csv into README.md."
     )
     parser.add_argument("folder", nargs="?", default=".", help="with README.md and figures/ in it (default: this one)")
 
-    folder = Path(parser.parse_args(argv).folder)
-    readme = folder / "README.md"
+    given = parser.parse_args(argv).folder
     try:
-        before = readme.read_bytes().decode("utf-8")
-        table = read(folder / "figures")
-        try:
-            after = into(before, section(table))
-        except InputError as error:
-            raise InputError(f"{readme}: {error}") from None
-        readme.write_bytes(after.encode("utf-8"))
-
-    # One line for a person
+        readme = paths.absolute(given, "folder") / "README.md"
+        table = update(readme)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not a text in UTF-8"
-        print(f"error: {readme}: {why}; name the folder that README.md and figures/ are in", file=sys.stderr)
         return 2
     print(f"{readme}: results of {', '.join(table.profile.unique())}")
     return 0

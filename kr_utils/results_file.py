@@ -66,6 +66,10 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # A column of these may be empty in every row, but it must be there: the tables read it.
 READ = ("resnet18", "commit", "settings", "mia_tpr_at_1pct_fpr")
+# What the table of the attack on the images reads: in a row that has images_auc none of these may be empty; and one
+# that few non-members leave empty, but its column must be there.
+IMAGES = ("images_minus_control", "images_minus_student", "released", "nearer_than_any_test", "members", "non_members")
+IMAGES_RATE = "images_tpr_at_1pct_fpr"
 REQUIRED = [name for name in COLUMNS if COLUMNS[name][1] or name in READ]
 
 # kind -> (pattern of one value, smallest, largest, in words); no "inf", "nan" or "1_0" passes
@@ -99,17 +103,23 @@ def load(path: Path, profile: str) -> str | None:
     InputError
         It cannot be read, or is not a table that 08 wrote: the message names file, row and what to do.
     """
-    if not os.path.lexists(path):
-        return None
     try:
-        text = _read(path)
+        if (text := _read(path)) is None:
+            return None
         check(text, path, profile)
     except InputError as error:
         raise InputError(f"{error}; move it away, and 08 writes a new one from the runs that are here") from None
     return text
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> str | None:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:  # it may be there, in a folder that this user may not enter
+        raise _refused(path, f"cannot be read, {error.strerror}") from None
+
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for ever
@@ -166,6 +176,8 @@ def _rows(text: str, where: Path | str):
         header = next(reader, [])
         if missing := [name for name in REQUIRED if name not in header]:
             raise _refused(where, f"no column {missing[0]}")
+        if odd := [name for name in header if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name)]:
+            raise _refused(where, f"a column {odd[0][:40]!r}, not a name of letters, digits and _")
         if doubled := [name for name in header if header.count(name) > 1]:
             raise _refused(where, f"two columns {doubled[0]}"[:80])
 
@@ -227,6 +239,11 @@ def _check_run(run: dict[str, dict], where: Path | str) -> None:
             raise _refused(where, f"{_name(row)}: {len(shares)} recalls of {len(counts)} classes")
         if shares and abs(_mean(shares, counts) - accuracy) > 1e-4:
             raise _refused(where, f"{_name(row)}: accuracy {accuracy:g} is not what the recalls add up to")
+
+        # The attack on the images, whole or not at all
+        missing = [name for name in IMAGES if not row.get(name)] + [IMAGES_RATE] * (IMAGES_RATE not in row)
+        if row.get("images_auc") and missing:
+            raise _refused(where, f"{_name(row)}: images_auc without {missing[0]}")
 
         # Intervals
         for low in [name for name in row if name.endswith("_low") and row[name]]:

@@ -1,5 +1,6 @@
 """Shared fixtures: small real data, a tiny trained Generator, isolated run folders."""
 
+import errno
 import json
 import os
 import subprocess
@@ -166,3 +167,15 @@ def children(pid):
         return psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return []
+
+
+def closed(folder, monkeypatch):
+    """Nobody may list this folder: the tests may run as root, who may list every one."""
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path) == str(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)

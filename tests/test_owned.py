@@ -66,7 +66,6 @@ WRITERS |= {"remove", "removedirs", "move", "copy", "copyfile", "copytree", "sym
 OTHERS = {
     "paths": {"folder.mkdir"},  # the folder that a user named, tried before anything runs
     "published": {"folder.mkdir", "(folder / file).parent.mkdir", "os.replace"},  # the data folder
-    "results": {"readme.write_bytes"},  # README.md of the repository, on request
 }
 
 

@@ -43,7 +43,7 @@ FLOORS = {
     "data": {"stages", "paths", "dataset_file", "published"},
     "plots": {"metrics", "owned"},
     "results_file": set(),
-    "results": {"belief", "data", "metrics", "profiles", "results_file"},
+    "results": {"belief", "data", "metrics", "owned", "paths", "profiles", "results_file"},
     "classifier": {"data", "precision", "resume"},
     "stacked": {"classifier", "data", "precision"},
     "generator": {"data", "precision", "resume"},
@@ -77,7 +77,7 @@ FLOORS = {
     "driver/cluster": {"stages", "owned", "runs", "runs/*", "driver/plan", "driver/execute"},
     "driver/report": {"stages", "belief", "runs", "runs/*", "driver/plan"},
     "driver/lab": {"stages", "driver/execute"},
-    "driver/status": {"stages", "owned", "runs", "runs/*", "driver/report"},
+    "driver/status": {"stages", "owned", "paths", "runs", "runs/*", "driver/report"},
     "driver/run": {"runs/*", "driver/plan", "driver/schedule", "driver/cluster", "driver/report"},
 }
 

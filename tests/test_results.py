@@ -2,20 +2,23 @@
 
 import copy
 import csv
+import errno
 import io
 import os
 import re
 import subprocess
 import sys
+import threading
 import types
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import closed
 from scipy import stats
 
 import run_all
-from kr_utils import InputError, belief, results, results_file, stages
+from kr_utils import InputError, belief, owned, results, results_file, stages
 from kr_utils.driver import execute
 
 ROOT = stages.ROOT
@@ -312,6 +315,14 @@ BROKEN = {
     "no AUC": put("mia_auc", ""),
     "a rate above one": put("mia_tpr_at_1pct_fpr", "3"),
     "images' AUC above one": put("images_auc", "54"),
+    **{f"images' AUC with an empty {name}": put(name, "") for name in results_file.IMAGES},
+    **{
+        f"images' AUC without a column {name}": without(name)
+        for name in (*results_file.IMAGES, results_file.IMAGES_RATE)
+    },
+    **{
+        f"a column {name!r}": everywhere(name, "1") for name in ("", "a b", "a\nb", "\x1b[2J", "=A1", "caf\u00e9", "_a")
+    },
     "a lambda below zero": everywhere("lambda", "-2"),
     "endless minutes": put("minutes", "1e999"),
     "no minutes": put("minutes", ""),
@@ -393,6 +404,12 @@ def test_the_kept_tables_and_those_of_spreadsheets_and_older_versions_are_read(t
         assert results.accuracy(every).equals(results.accuracy(pd.concat([rows(), rows("RetinaMNIST")])))
 
 
+def test_a_rate_that_few_non_members_leave_empty_is_not_estimable(tmp_path):
+    text = everywhere("images_tpr_at_1pct_fpr", "")(results.as_csv(rows(), "laptop"))
+    results_file.check(text, "here", "laptop")
+    assert results.images(results.parsed(text)).iloc[0]["TPR at 1 % FPR"] == "not estimable"
+
+
 def test_texts_of_a_table_stay_texts(tmp_path):
     table = rows()
     table["title"], table["classes"] = "NA", "1e5;null"
@@ -467,6 +484,73 @@ def test_the_command_refuses_in_one_line_and_changes_nothing(tmp_path, capsys, r
     assert words in err
     assert err.count("\n") == 1
     assert (path.read_bytes() if path.exists() else None) == before
+
+
+def ready(folder):
+    """A folder with a README and a table; returns the README."""
+    (folder / "figures/laptop").mkdir(parents=True)
+    (folder / "figures/laptop/results.csv").write_text(results.as_csv(rows(), "laptop"))
+    (folder / "README.md").write_text(GOOD)
+    return folder / "README.md"
+
+
+def a_link(readme, monkeypatch):
+    readme.rename(readme.with_name("other"))
+    readme.symlink_to("other")
+
+
+def a_pipe(readme, monkeypatch):
+    readme.unlink()
+    os.mkfifo(readme)
+    # Whoever reads it gets an end, and would wait for ever without this.
+    threading.Thread(target=lambda: readme.open("wb").close(), daemon=True).start()
+
+
+def a_full_disk(readme, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(owned.os, "fsync", full)
+
+
+def a_closed_folder(readme, monkeypatch):
+    closed(readme.parent / "figures", monkeypatch)
+
+
+PLACES = {
+    a_link: "README.md: a link; nothing is written through links",
+    a_pipe: "README.md: not an ordinary file; name the folder",
+    a_full_disk: "README.md: cannot be written (No space left on device); it is as it was",
+    a_closed_folder: "figures: you may not look into this folder; get permission",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_readme_that_cannot_be_replaced_stays_whole(tmp_path, capsys, monkeypatch, place):
+    readme = ready(tmp_path)
+    place(readme, monkeypatch)
+    assert results.main([str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert PLACES[place] in err
+    left = readme.with_name("other") if place is a_link else readme
+    assert place is a_pipe or left.read_text() == GOOD
+    assert not list(tmp_path.glob(".*")), "nothing is left beside it"
+
+
+def test_a_folder_with_a_line_break_in_its_name_is_refused_in_one_line(tmp_path, capsys):
+    ready(tmp_path / "a\nb")
+    assert results.main([str(tmp_path / "a\nb")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_table_in_a_folder_that_may_not_be_entered_is_not_taken_for_none(tmp_path, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(results_file.os, "lstat", refuse)
+    with pytest.raises(InputError, match="cannot be read, Permission denied"):
+        results_file.load(tmp_path / "results.csv", "laptop")
 
 
 # ------------------------------------------------------------------ the rows of a run
