@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import LogFormatter
 
 from kr_utils import metrics, owned
 
@@ -15,6 +16,20 @@ plt.style.use(["default", str(Path(__file__).with_name("kr.mplstyle"))])  # and 
 MARKERS = "osD^vPX"
 COLOURS = {"real": "#0072B2", "student": "#D55E00", "control": "#009E73", "chance": "#666666"}
 TITLES = {"real": "real training", "student": "GKD Student", "control": "overfitted (positive control)"}
+
+
+class Plain(LogFormatter):
+    """Plain numbers on log axes, "0.01": matplotlib would write a formula, and a "$" begins none in these figures."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def _plain_numbers(*axes) -> None:
+    """On log axes, each the x or y axis of a plot."""
+    for axis in axes:
+        axis.set_major_formatter(Plain())
+        axis.set_minor_formatter(Plain())
 
 
 def save(figure: Figure, folder: Path, name: str, alt: str) -> list[Path]:
@@ -259,6 +274,7 @@ def roc(curves_: dict[str, tuple[np.ndarray, np.ndarray, str]], title: str) -> F
     line = np.geomspace(floor, 1, 50)
     axis.plot(line, line, color=COLOURS["chance"], lw=1, label="chance")
     axis.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
+    _plain_numbers(axis.xaxis, axis.yaxis)
     axis.set(xlabel="false-positive rate", ylabel="true-positive rate", title=title)
     axis.legend(loc="lower right", fontsize=8)
     return figure
@@ -281,6 +297,7 @@ def score_histogram(members: np.ndarray, non_members: np.ndarray, threshold: flo
     axis.axvline(threshold, color="black", ls="--", lw=1.2)
     tpr, fpr = (members >= threshold).mean(), (non_members >= threshold).mean()
     axis.set(xlabel=xlabel, ylabel="density", yscale="log")
+    _plain_numbers(axis.yaxis)
     axis.set_title(f"right of the line = called a member: TPR {tpr:.2f}, FPR {fpr:.2f}, advantage {tpr - fpr:+.2f}")
     axis.legend()
     return figure

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from kr_utils import plots
 
@@ -76,3 +77,27 @@ def test_checkpoint_star_is_at_the_chosen_step():
     figure = plots.checkpoint_curve({"d": (rows, 20)})
     star = next(line for line in figure.axes[0].lines if line.get_marker() == "*")
     assert star.get_xydata().tolist() == [[20, 70]]
+
+
+def drawn_texts(figure):
+    """Every text of a figure that is drawn."""
+    figure.draw_without_rendering()
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+def test_names_are_drawn_as_they_are_written_and_nothing_is_a_formula():
+    name, images = "$x^{$ 5 $ a_b\\frac", np.zeros((2, 1, 4, 4), np.uint8)
+    scores = np.linspace(0.01, 1, 200)
+    figures = [
+        plots.class_grid({name: images}, {name: np.array([0, 1])}, (name, "b$"), 1),
+        plots.roc({name: (scores, scores / 2, "real")}, name),
+        plots.score_histogram(scores, scores**9, 0.5, name),
+        plots.score_histogram(scores, scores, 0.5, name),  # less than a decade
+    ]
+    for figure in figures:
+        texts = drawn_texts(figure)
+        assert not any(text.get_parse_math() for text in texts)
+        assert not [text.get_text() for text in texts if "mathdefault" in text.get_text()]
+        assert name in [text.get_text() for text in texts] or figure is figures[1]
+    assert {"0.01", "0.1", "1"} <= {label.get_text() for label in figures[1].axes[0].get_xticklabels()}
+    assert [label.get_text() for label in figures[3].axes[0].get_yticklabels(which="both") if label.get_text()]
