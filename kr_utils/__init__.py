@@ -11,6 +11,11 @@ class InputError(ValueError):
         return [f"InputError: {self}"]
 
 
+def plain(text: str) -> str:
+    """What somebody else wrote, safe for a terminal and on one line: "?" for every sign that cannot be printed."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
 def shown(value: object) -> str:
     """A value in an error's line: quoted, on one line, short; its kind where it cannot be written out."""
     try:

@@ -101,6 +101,24 @@ def test_a_missing_or_edited_copy_is_told_and_trains_nothing_again(tmp_path, cap
     assert "missing" in words
 
 
+@pytest.mark.parametrize("name", [copies.NAME, copies.RECORD])
+def test_a_copy_that_may_not_be_read_is_not_told_as_an_edited_one(tmp_path, monkeypatch, name):
+    opened = stage(tmp_path)
+    executed(opened.final)
+    done = runs.read(opened.finish({}))
+    copies.keep(done, {})
+    reading = copies.owned.reading
+
+    def refuse(path):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return reading(path)
+
+    assert copies.told(done) == ""
+    monkeypatch.setattr(copies.owned, "reading", refuse)
+    assert copies.told(done) == "its executed notebook, or the record of it, may not be read"
+
+
 def test_a_copy_of_another_result_is_not_taken_for_this_one(tmp_path):
     for _ in range(2):
         opened = stage(tmp_path)

@@ -123,6 +123,19 @@ def test_a_damaged_note_harms_nothing(tmp_path, other, text):
         locks.hold(path, "it")
 
 
+@pytest.mark.parametrize(
+    ("note", "words"),
+    [
+        ({"pid": 7, "host": "a", "since": "2026"}, "process 7 on a since 2026"),
+        ({"pid": "7\nerror: x", "host": "\x1b[2J"}, "process 7?error:?x on ?[2J since ?"),
+        ({"pid": "", "host": "a b\u202ec", "since": ["\x07"]}, "process ? on a?b?c since ['\\x07']"),
+    ],
+)
+def test_what_a_neighbour_wrote_cannot_speak_to_the_terminal(note, words):
+    assert locks.told(note) == words
+    assert locks.TOLD.fullmatch(words), "or it would stay in a notebook's copy"
+
+
 def test_a_place_that_cannot_be_locked_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: not a folder; move it away"):

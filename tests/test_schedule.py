@@ -10,9 +10,9 @@ import sys
 from dataclasses import replace
 
 import pytest
-from conftest import call, children, environment, kernels, wait_for
+from conftest import call, children, closed, environment, kernels, wait_for
 
-from kr_utils import runs, stages
+from kr_utils import InputError, runs, stages
 from kr_utils.driver import plan, report, schedule, status
 from kr_utils.runs import identity, locks, machine
 
@@ -279,6 +279,37 @@ def test_no_word_of_a_table_of_stages_is_cut_at_any_width(width):
     assert all(len(line) <= width for line in text.splitlines())
     if width < 100:
         assert "06 skipped" in text, "a stage goes by the number of its notebook"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("digits/seed\u0663", "digits/seed03", "digits/seed-3", "digits/seed12345678901"),
+        *("a\x1b[2J/seed3", "a\nb/seed3", "Digits/seed3", "x" * 41 + "/seed3", "../seed3"),
+    ],
+)
+def test_only_names_that_a_run_gives_are_rows_of_status(name, tmp_path, capsys):
+    (tmp_path / "smoke/digits/seed12").mkdir(parents=True)
+    (tmp_path / "smoke" / name).mkdir(parents=True)
+    status.status(tmp_path, "smoke", [])
+    out = capsys.readouterr().out
+    assert re.search(r"digits\W+12\W", out)
+    assert len([line for line in out.splitlines() if "missing" in line]) == 2, "one run, and the comparison"
+    assert out.replace("\n", "").isprintable()
+
+
+def test_folders_that_one_may_not_look_into_are_told_by_status(tmp_path, monkeypatch, capsys):
+    for name in ("digits", "theirs"):
+        (tmp_path / f"smoke/{name}/seed0").mkdir(parents=True)
+    closed(tmp_path / "smoke/theirs", monkeypatch)
+    status.status(tmp_path, "smoke", [])
+    out = capsys.readouterr().out.splitlines()
+    assert any(re.search(r"digits\W+0\W", line) for line in out), "the others are shown"
+    assert f"{tmp_path}/smoke/theirs: you may not look into this folder; get permission or name another" in out
+
+    closed(tmp_path / "smoke", monkeypatch)
+    with pytest.raises(InputError, match="smoke: you may not look into this folder"):
+        status.status(tmp_path, "smoke", [])
 
 
 def test_the_live_table_and_status_fit_a_terminal_of_80_columns(tmp_path, monkeypatch, capsys):

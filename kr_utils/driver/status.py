@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
-from kr_utils import owned, runs, stages
+from kr_utils import InputError, owned, paths, plain, runs, stages
 from kr_utils.driver.report import STAGES, UNKNOWN_WIDTH, duration, of_stages
 from kr_utils.runs import copies, locks
 
@@ -43,20 +44,35 @@ def state(folder: Path, driven: bool) -> tuple[str, str]:
     return ("stopped", "") if newer or folder.with_name(f"{folder.name}.partial").exists() else ("missing", "")
 
 
+def rows_of(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
+    """Dataset and seed of every run in a profile's folder, and a line per dataset that may not be looked into.
+
+    Only names that a run gives are rows: anything else in a shared folder is somebody else's, and is not printed.
+    """
+    rows, closed = [], []
+    for dataset in [path for path in paths.listed(folder) if re.fullmatch("[a-z0-9_]{1,40}", path.name)]:
+        try:
+            seeds = [re.fullmatch("seed(0|[1-9][0-9]{0,9})", path.name) for path in paths.listed(dataset)]
+        except InputError as error:
+            closed.append(str(error))
+        else:
+            rows += [(dataset.name, int(match[1])) for match in seeds if match]
+    return rows, closed
+
+
 def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None) -> None:
     """Print the state of every stage of every dataset and seed that is in the runs folder or asked for."""
     from rich.console import Console
 
     console = console or Console(highlight=False, width=None if sys.stdout.isatty() else UNKNOWN_WIDTH)
-    there = [(p.parent.name, int(p.name[4:])) for p in (root / profile).glob("*/seed*") if p.name[4:].isdecimal()]
+    there, notes = rows_of(root / profile)
     rows = sorted({*there, *asked})
-    if not rows:
+    if not rows and not notes:
         console.print(f"no run of profile {profile} in {root}", markup=False, soft_wrap=True)
         return
 
     # A word for each stage, a line for what needs more
     cells: dict[tuple[str, int], dict[str, str]] = {}
-    notes = []
     found = runs.find(root, profile)
     for dataset, seed in rows:
         driver = locks.holder(locks.driver_path(root, profile, dataset, seed))
@@ -69,7 +85,7 @@ def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None)
             word = "stale" if word == "done" and stage in why else word
             words[stage] = f"done {more}" if word == "done" else word
             if word == "stale":
-                notes.append(f"stale: {dataset} seed {seed}  {stages.STAGES[stage][0]}, {why[stage]}")
+                notes.append(f"stale: {dataset} seed {seed}  {stages.STAGES[stage][0]}, {plain(why[stage])}")
             if word == "done" and (wrong := copies.told(runs.read(folder))):
                 notes.append(f"done: {dataset} seed {seed}  {stages.STAGES[stage][0]}, but {wrong}")
             if word == "failed":

@@ -109,13 +109,15 @@ def recover(done: Done, parameters: dict) -> None:
 def told(done: Done) -> str:
     """What is wrong with the executed notebook beside a result, in words; "" where nothing is."""
     copy = done.path / NAME
-    if not copy.is_file():
-        return "its executed notebook is missing (deleted, or the stage was run in JupyterLab)"
     try:
+        if not copy.is_file():
+            return "its executed notebook is missing (deleted, or the stage was run in JupyterLab)"
         record = json.loads(owned.read_text(done.path / RECORD))
         with owned.reading(copy) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         own = record == {"sha256": digest, "result": fingerprint(done.manifest)}
+    except PermissionError:
+        return "its executed notebook, or the record of it, may not be read"
     except (OSError, ValueError, RecursionError):
         own = False
     return "" if own else "its executed notebook was edited, or is of another run"

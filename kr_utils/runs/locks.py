@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kr_utils import InputError, owned
+from kr_utils import InputError, owned, plain
 
 HELD: dict[str, Lock] = {}  # by this process; a cell that opens its stage may be run twice in one kernel
 
@@ -189,7 +189,8 @@ TOLD = re.compile(r"process \S+ on \S+ since \S+")  # what `told` says
 
 
 def told(note: dict | None) -> str:
-    """A holder in words."""
+    """A holder in words. Any neighbour may have written the note: each part is one printable word, for `TOLD`."""
     note = note or {}
-    words = {key: str(note.get(key, "?"))[:60] for key in ("pid", "host", "since")}
+    given = {key: str(note.get(key, ""))[:60] for key in ("pid", "host", "since")}
+    words = {key: plain(text).replace(" ", "?") or "?" for key, text in given.items()}
     return f"process {words['pid']} on {words['host']} since {words['since']}"
