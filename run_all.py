@@ -202,6 +202,10 @@ def drive(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; what went wrong is told in one line, with --debug as a traceback."""
+    # Output that the shell has closed (`>&-`) is thrown away
+    for name in [name for name in ("stdout", "stderr") if getattr(sys, name) is None]:
+        setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (until the process ends)
+
     # A terminal that lacks a sign shows its number
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

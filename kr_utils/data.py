@@ -146,10 +146,13 @@ def require_name(name: str, root: str | Path = "") -> Info:
 
 
 def own_sets(root: str | Path = "") -> dict[str, Info | InputError]:
-    """Every set of the user's own in the data folder: its `Info`, or why it cannot be read."""
+    """Every set of the user's own in the data folder: its `Info`, or why it cannot be read.
+
+    InputError where the folder may not be looked into.
+    """
     found: dict[str, Info | InputError] = {}
-    for path in sorted(data_root(root).glob("*.json")):
-        if _may_be_own(path.stem):
+    for path in paths.listed(data_root(root)):
+        if path.suffix == ".json" and _may_be_own(path.stem):
             try:
                 found[path.stem] = describe(path)
             except InputError as error:
@@ -196,9 +199,10 @@ def describe(path: Path) -> Info:
     names = value["class_names"]
     if not isinstance(names, list) or not 2 <= len(names) <= 1000 or len({str(name) for name in names}) < len(names):
         raise InputError(f"{path}: class_names must be a list of 2 to 1000 names, each once")
+    wanted = "give a text of 1 to 100 characters on one line, none of them invisible"
     for key, text in [("title", value["title"]), ("licence", value["licence"]), *(("class_names", n) for n in names)]:
-        if not isinstance(text, str) or not 1 <= len(text.strip()) <= 100 or not _printable(text):
-            raise InputError(f"{path}: {key} has {shown(text)}; give a text of 1 to 100 characters on one line")
+        if not isinstance(text, str) or not len(text.strip()) <= 100 or not _printable(text):
+            raise InputError(f"{path}: {key} has {shown(text)}; {wanted}")
     if not isinstance(value["mirror"], str) or value["mirror"] not in MIRROR:
         raise InputError(f"{path}: mirror is {shown(value['mirror'])}; use one of: {', '.join(MIRROR)}")
 
@@ -220,8 +224,14 @@ def _stands(path: Path) -> bool:
         raise InputError(f"{path.parent}: you may not look into this folder; get permission or name another") from error
 
 
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # fillers, which Unicode counts among letters and symbols
+
+
 def _printable(text: str) -> bool:
-    return not any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in text)
+    """Whether a text fits on a line, has nothing invisible in it (Cf: it may turn the direction), and can be seen."""
+    kinds = [unicodedata.category(sign) for sign in text]
+    seen = any(kind[0] in "LNPS" and sign not in BLANK for kind, sign in zip(kinds, text))
+    return seen and not {"Cc", "Cf", "Cs", "Zl", "Zp"} & set(kinds)
 
 
 def data_root(given: str | Path = "") -> Path:

@@ -244,7 +244,10 @@ def _parse(name: str, value, kind, limits):
             items = [items]
         if not items or not isinstance(items, (list, tuple)) or len(items) > MOST_VALUES:
             raise InputError(f"{name} is {shown(value)}; give one or more numbers (at most {MOST_VALUES}), such as 1,2")
-        return tuple(_parse(name, item, typing.get_args(kind)[0], limits) for item in items)
+        values = tuple(_parse(name, item, typing.get_args(kind)[0], limits) for item in items)
+        if len(set(values)) < len(values):
+            raise InputError(f"{name} is {shown(value)}, with a number twice; give each once")
+        return values
     if kind is str:
         if value not in ("uniform", "prior"):
             raise InputError(f"{name} is {shown(value)}; use uniform or prior")
@@ -253,6 +256,8 @@ def _parse(name: str, value, kind, limits):
     # A number of the right kind.
     word = "a whole number" if kind is int else "a number"
     try:
+        if isinstance(value, str) and ("_" in value or not value.isascii()):  # Python would take 1_0 for 10
+            raise ValueError
         given = kind(value) if isinstance(value, str) or kind is float else value
         if isinstance(value, bool) or (kind is int and given != int(given)) or not math.isfinite(given):
             raise ValueError

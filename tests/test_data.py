@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import med_arrays, own_set
+from conftest import closed, med_arrays, own_set
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -122,6 +122,15 @@ def test_names_of_ones_own(name, tmp_path, capsys):
     argv = ["--profile", "smoke", "--datasets", name, "--data-root", str(tmp_path), "--dry-run"]
     assert run_all.main(argv) == 0
     assert f"run    {name} seed 0  00_start_here: not run yet" in capsys.readouterr().out
+
+
+def test_a_data_folder_that_may_not_be_listed_is_told(tmp_path, monkeypatch, capsys):
+    own_set(tmp_path, med_arrays())
+    closed(tmp_path, monkeypatch)
+    assert run_all.main(["--list", "--data-root", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    told = f"error: {tmp_path}: you may not look into this folder; get permission or name another\n"
+    assert (out, err) == ("", told)
 
 
 @pytest.mark.parametrize("name", ["breastmnist", "chestmnist", "digits", "08_compare", "Knees", "my-knees", "x" * 41])

@@ -50,6 +50,13 @@ BAD = [
     ("distillation", "balance", "even", "uniform or prior"),
     ("distillation", "balance", 3, "uniform or prior"),
     ("nosuch", "steps", 3, "unknown stage"),
+    ("start", "images", "1_0", "must be a whole number"),
+    ("start", "images", "\u0661\u0660", "must be a whole number"),
+    ("teacher", "lr", "1_0", "must be a number"),
+    ("teacher", "lr", "\uff11", "must be a number"),
+    ("tuning", "steps", "4,1_0", "must be a whole number"),
+    ("tuning", "steps", "2,2", "tuning.steps is '2,2', with a number twice; give each once"),
+    ("tuning", "guidance", [1, 1.0], "with a number twice"),
 ]
 
 

@@ -1,6 +1,7 @@
 """What surrounds the driver: a container's share of the processor, a pipe, a terminal, the folder's name."""
 
 import os
+import shlex
 import shutil
 import subprocess
 
@@ -86,6 +87,15 @@ def test_a_reader_that_has_gone_is_no_error(option, tmp_path):
     out = subprocess.run(call(option), stdout=writer, stderr=subprocess.PIPE, env=environment(tmp_path), timeout=120)
     os.close(writer)
     assert (out.returncode, out.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("options", [["--list"], ["--dry-run"], ["--status"], ["--status", "--profile", "x"]])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_output_that_the_shell_has_closed_is_no_error(closed, options, tmp_path):
+    command = f"{shlex.join(map(str, call(*options)))} {closed}"
+    out = subprocess.run(["sh", "-c", command], capture_output=True, env=environment(tmp_path), timeout=120)
+    assert out.returncode == (2 if "x" in options else 0), out.stderr
+    assert out.stderr.count(b"\n") == ("x" in options and "2" not in closed)
 
 
 @pytest.mark.slow
