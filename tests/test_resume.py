@@ -392,6 +392,39 @@ def test_the_time_of_killed_starts_is_counted():
     assert 100 <= runs.read(open_stage().finish({})).manifest["seconds"] < 160
 
 
+IMPOSSIBLE = {
+    "seconds without end": '"seconds": Infinity',
+    "seconds no number": '"seconds": NaN',
+    "more seconds than a float holds": f'"seconds": {10**400}',
+    "seconds below nothing": '"seconds": -1e9',
+    "started before all time": '"started": -Infinity',
+    "a time between that no float holds": '"seconds": 1.7e308, "started": -1.7e308',
+    "half a start": '"starts": 1.5',
+    "no start": '"starts": 0',
+    "a true start": '"starts": true',
+    "a start with too many digits to count on": f'"starts": {10**4299}',
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_a_marker_of_impossible_numbers_means_starting_anew(case):
+    stage = leave_unfinished()
+    marker = stage.folder / "state" / "stage.json"
+    marker.write_text(f"{marker.read_text().strip()[:-1]}, {IMPOSSIBLE[case]}}}")  # of a key twice the second counts
+    again = open_stage()
+    assert again.state("teacher").load() is None
+    manifest = runs.read(again.finish({})).manifest
+    assert manifest["starts"] == 1
+    assert 0 <= manifest["seconds"] < 60
+
+
+def test_a_clock_that_is_set_back_costs_no_result(monkeypatch):
+    stage = open_stage()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    assert 0 <= runs.read(stage.finish({})).manifest["seconds"] < 60
+
+
 @pytest.fixture
 def quick_manifests(monkeypatch):
     """Stages that open and finish hundreds of times: what does not change is found out once."""

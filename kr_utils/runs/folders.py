@@ -84,11 +84,10 @@ def open_partial(final: Path, owner: dict, why: Callable[[dict], str]) -> tuple[
         found = json.loads(owned.read_text(marker)) if _here(marker.parent) else None
         states = list(marker.parent.rglob("*.safetensors"))
         if found["owner"] == owner and states:
-            saved = max(path.stat().st_mtime for path in states)
-            seconds, starts = found["seconds"] + max(0.0, saved - found["started"]), found["starts"] + 1
+            seconds, starts = _so_far(found, max(path.stat().st_mtime for path in states))
         elif states:
             print(f"{final.name}: its unfinished work is not used ({why(found['owner'])}); it starts anew", flush=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         pass  # no marker, or not one of ours: nothing to go on from
 
     if starts == 1:
@@ -101,6 +100,16 @@ def open_partial(final: Path, owner: dict, why: Callable[[dict], str]) -> tuple[
     text = json.dumps({"owner": owner, "started": time.time(), "seconds": seconds, "starts": starts})
     owned.write(marker, text)
     return seconds, starts
+
+
+def _so_far(found: dict, saved: float) -> tuple[float, int]:
+    """What `open_partial` returns, from a marker and the time of the last state; ValueError for impossible numbers."""
+    seconds = found["seconds"] + max(0.0, saved - found["started"])
+    if type(found["starts"]) is not int or not 1 <= found["starts"] < 2**31:
+        raise ValueError("not a number of starts")
+    if not all(map(math.isfinite, (seconds, found["started"]))) or found["seconds"] < 0:
+        raise ValueError("not a time")
+    return seconds, found["starts"] + 1
 
 
 def interval() -> float:

@@ -47,6 +47,7 @@ class Stage:
     earlier: float = 0.0  # seconds of work in states of starts that were killed
     starts: int = 1
     started: float = field(default_factory=time.time)
+    clock: float = field(default_factory=time.monotonic)  # nobody sets this one back
     handed: set[str] = field(default_factory=set)  # names of states
     lock: locks.Lock | None = None
     commit: str | None = field(default_factory=git_commit)  # of the code that runs, not of a later checkout
@@ -128,7 +129,7 @@ class Stage:
             "versions": versions(),
             "hardware": hardware(),
             "started": datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(timespec="seconds"),
-            "seconds": round(self.earlier + time.time() - self.started, 1),
+            "seconds": round(self.earlier + time.monotonic() - self.clock, 1),
             "starts": self.starts,
             "timing": timing or {},
             "files": files.stamps(self.folder),
