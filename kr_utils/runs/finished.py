@@ -33,6 +33,7 @@ FORM = {
     "fingerprint": str, "ingredients": dict, "parameters": dict, "git_commit": (str, type(None)), "versions": dict,
     "hardware": dict, "started": str, "seconds": (int, float), "starts": int, "timing": dict, "files": dict,
 }  # fmt: skip
+MACHINE = {"cpu": str, "gpu": (str, type(None)), "threads": int}
 PARTS = {"stage": str, "dataset": str, "seed": int, "budget": dict, "checksum": str, "code": dict, "upstream": dict}
 
 
@@ -157,7 +158,7 @@ def _read(path: Path, final: Path) -> Done | None:
         json.dumps(results, ensure_ascii=False).encode()
     except PermissionError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return Done(path, manifest, results) if isinstance(results, dict) else None
 
@@ -168,6 +169,8 @@ def _well_formed(manifest: dict) -> bool:
     parts = manifest["ingredients"]
     typed = [isinstance(manifest[key], kind) for key, kind in FORM.items()]
     typed += [isinstance(parts[key], kind) for key, kind in PARTS.items()]
+    typed += [isinstance(manifest["hardware"][key], kind) for key, kind in MACHINE.items()]
+    typed += [isinstance(manifest["versions"]["torch"], str)]
     texts = [*parts["code"].values(), *manifest["versions"].values()]
     for read_ in parts["upstream"].values():
         texts += read_.values()
