@@ -23,6 +23,10 @@ from kr_utils import InputError
 FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", os.O_RDONLY)
 
 
+class NotDeletable(InputError, PermissionError):
+    """A leftover, usually another user's, that stands in the way."""
+
+
 @contextlib.contextmanager
 def inside(folder: Path, make: bool = False) -> Iterator[int]:
     """A descriptor of a folder that was reached without following a link.
@@ -89,7 +93,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = f".{path.name}.tmp"  # one name: what a kill leaves is replaced by the next
     with inside(path.parent) as folder:
-        _delete(temporary, folder)
+        _delete(path.with_name(temporary), folder)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW  # new: neither a link nor somebody's other file
         number = os.open(temporary, flags, 0o666, dir_fd=folder)
         try:
@@ -99,7 +103,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(number)
             os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException as error:
-            _delete(temporary, folder)
+            _delete(path.with_name(temporary), folder)
             if isinstance(error, IsADirectoryError):
                 raise InputError(f"{path}: a folder, where a file belongs; move it away") from error
             raise
@@ -144,20 +148,38 @@ def lock_file(path: Path) -> int:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link (not what it leads to), or a folder with all that is in it; nothing there is fine."""
+    """Delete a file, a link (not what it leads to), or a folder with all that is in it; nothing there is fine.
+
+    Raises
+    ------
+    NotDeletable
+        It is still there.
+    """
     with contextlib.suppress(FileNotFoundError), inside(path.parent) as folder:
-        _delete(path.name, folder)
+        _delete(path, folder)
 
 
-def _delete(name: str, folder: int) -> None:
+def _delete(path: Path, folder: int) -> None:
+    """folder : that of the path, open"""
     try:
-        os.unlink(name, dir_fd=folder)
+        os.unlink(path.name, dir_fd=folder)
     except FileNotFoundError:
-        pass
-    except OSError:  # unlink refuses a folder, with EISDIR or EPERM
-        if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+        return
+    except OSError as error:  # unlink refuses a folder, with EISDIR or EPERM
+        if _is_folder(path.name, folder):
+            shutil.rmtree(path.name, ignore_errors=True, dir_fd=folder)  # it follows no link either
+            if not _is_folder(path.name, folder):
+                return
+        elif not isinstance(error, PermissionError):
             raise
-        shutil.rmtree(name, ignore_errors=True, dir_fd=folder)  # it follows no link either
+        raise NotDeletable(f"{path}: a leftover that cannot be deleted by you; have it removed") from error
+
+
+def _is_folder(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode)
+    except (FileNotFoundError, PermissionError):
+        return False
 
 
 def rename(path: Path, target: Path) -> None:

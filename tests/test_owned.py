@@ -383,6 +383,62 @@ def test_a_reader_sees_who_works_and_not_who_once_did(shared, umask):
         folder.chmod(0o755)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave files of two users")
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+@pytest.mark.parametrize("leftover", ["old/state/x", "partial/state/x", "partial/state/stage.json"])
+def test_leftovers_that_cannot_be_deleted_are_told_before_the_work(leftover, mode, shared, umask):
+    seed = shared / "smoke/digits/seed0"
+    path = seed / f"01_teacher.{leftover}"
+    path.parent.mkdir(parents=True)
+    path.write_text("of somebody else")
+    for folder in path.parents[:5]:
+        folder.chmod({"state": 0o700, path.parts[-3]: mode}.get(folder.name, 0o777))
+
+    def work():
+        opened = open_stage(shared)
+        opened.write_json("the_work_is_done.json", {})
+        opened.finish({})
+
+    said = as_another_user(work)
+    assert said, "it went on"
+    named, _, words = said.get("refused", str(said)).partition(": ")
+    assert words == "a leftover that cannot be deleted by you; have it removed"
+    assert named in (str(path.parents[1]), str(path.with_name("stage.json")))
+    assert not list(shared.rglob("the_work_is_done.json"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave files of two users")
+def test_a_damaged_result_of_another_user_costs_no_work_and_is_told_at_the_next_start(shared, umask):
+    seed = shared / "smoke/digits/seed0"
+    (seed / "01_teacher").mkdir(parents=True)
+    (seed / "01_teacher/logits.npz").write_text("half of it")
+    for folder in (shared, *shared.rglob("*")):
+        folder.chmod(0o755 if folder.name == "01_teacher" else 0o777)
+
+    def work():
+        final = open_stage(shared).finish({"accuracy": 0.5})
+        return runs.read(final).metrics
+
+    assert as_another_user(work) == {"accuracy": 0.5}
+    words = f"{seed}/01_teacher.old: a leftover that cannot be deleted by you; have it removed"
+    assert as_another_user(work) == {"refused": words}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave files of two users")
+def test_who_only_reads_is_not_stopped_by_leftovers(shared, umask):
+    final = finish(shared).path
+    let_go()
+    (final.with_name("01_teacher.old") / "state").mkdir(parents=True)
+    for folder in (shared, *shared.rglob("*")):
+        folder.chmod(0o755 if folder.is_dir() else 0o644)
+
+    def look():
+        runs.settle(final)
+        return runs.read(final).metrics
+
+    assert as_another_user(look) == {"accuracy": 0.5}
+
+
 # ----------------------------------------------------------------------- home
 
 

@@ -261,10 +261,19 @@ def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[s
 
 
 def settle(final: Path, own: bool = False) -> None:
-    """Finish what a kill interrupted while a stage's folders were renamed; a stage at work (not our `own`) does it."""
+    """Finish what a kill interrupted while a stage's folders were renamed; a stage at work (not our `own`) does it.
+
+    Raises
+    ------
+    owned.NotDeletable
+        Something stands in the way of our `own` stage; who only reads is not stopped by leftovers.
+    """
     if own or locks.holder(locks.stage_path(final)) is None:
         try:
             folders.settle(final, lambda path: _read(path, final) is not None)
+        except owned.NotDeletable:
+            if own:
+                raise
         except PermissionError as error:
             raise not_readable(Path(error.filename or final)) from error
         locks.forget(locks.stage_path(final))

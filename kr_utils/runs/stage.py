@@ -137,7 +137,12 @@ class Stage:
 
         # Sealed it is done, whatever its folder is called
         self.write_json("manifest.json", {**manifest, "seal": fingerprint(manifest)})
-        settle(self.final, own=True)
+        try:
+            settle(self.final, own=True)
+        except owned.NotDeletable:
+            if self.folder.exists():
+                raise
+            # What it replaced is still there, under another name: told at the next start, not after the work.
         self.watch.close()
         if self.lock:
             self.lock.release()
