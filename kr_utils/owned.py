@@ -20,6 +20,7 @@ from typing import BinaryIO
 from kr_utils import InputError
 
 # O_PATH, where there is one, needs no permission to list a folder, as a plain path needs none.
+LARGEST, NOTE = 2**28, 2**20  # bytes of a text that is read whole; of a note that a process leaves about itself
 FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", os.O_RDONLY)
 
 
@@ -127,10 +128,16 @@ def reading(path: Path) -> BinaryIO:
     return open(number, "rb")
 
 
-def read_text(path: Path) -> str:
-    """The text, in UTF-8, of an ordinary file."""
+def read_text(path: Path, most: int = LARGEST) -> str:
+    """The text, in UTF-8, of an ordinary file; OSError where it has more than `most` bytes: it is none of ours.
+
+    A file with a hole in it takes no room on a disk, and all of it in memory.
+    """
     with reading(path) as file:
-        return file.read().decode()
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return file.read(size).decode()  # one that grows meanwhile is read as far as it was
 
 
 def lock_file(path: Path) -> int:

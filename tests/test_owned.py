@@ -266,6 +266,57 @@ def test_a_pipe_where_a_file_is_read_hangs_nothing(folder, quick, tmp_path, caps
         owned.remove(place)
 
 
+# ----------------------------------------------------------------- huge files
+
+# With a hole in it a file takes no room on the disk.
+HUGE = ["01_teacher.failed.ipynb", ".driver.json", ".01_teacher.json", "01_teacher/manifest.json"]
+HUGE += ["01_teacher/metrics.json", "01_teacher/notebook.json", "01_teacher.partial/state/stage.json"]
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_huge_file_where_a_small_one_is_read_is_none_of_ours(name, quick, tmp_path, monkeypatch):
+    real = owned.reading
+
+    class Bounded:
+        """A file of which nobody reads more than there is room for."""
+
+        def __init__(self, path):
+            self.file = real(path)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def read(self, size=-1):
+            assert 0 <= size <= 2**28, "all of it is read"
+            return self.file.read(size)
+
+    monkeypatch.setattr(owned, "reading", Bounded)
+    final = finish(tmp_path / "runs").path
+    let_go()
+    path = final.parent / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.truncate(path, 6 * 2**30)
+    status.status(tmp_path / "runs", "smoke", [])
+    plan.plan("smoke", ["digits"], [0], {"digits": "c"}, overrides={}, root=tmp_path / "runs", figures=tmp_path)
+    locks.read_note(locks.driver_path(tmp_path / "runs", "smoke", "digits", 0))
+    assert finish(tmp_path / "runs").metrics == {"accuracy": 0.5}
+
+
+def test_a_text_is_read_up_to_a_limit(tmp_path):
+    path = tmp_path / "note"
+    path.write_text("four")
+    assert owned.read_text(path, 4) == "four"
+    with pytest.raises(OSError, match="too large"):
+        owned.read_text(path, 3)
+
+
 # ---------------------------------------------------------------- other users
 
 

@@ -81,7 +81,7 @@ def open_partial(final: Path, owner: dict, why: Callable[[dict], str]) -> tuple[
     marker = folder / STATE / MARKER
     seconds, starts = 0.0, 1
     try:
-        found = json.loads(owned.read_text(marker)) if _here(marker.parent) else None
+        found = json.loads(owned.read_text(marker, owned.NOTE)) if _here(marker.parent) else None
         states = list(marker.parent.rglob("*.safetensors"))
         if found["owner"] == owner and states:
             seconds, starts = _so_far(found, max(path.stat().st_mtime for path in states))

@@ -179,7 +179,7 @@ def _note(path: Path) -> Path:
 def read_note(path: Path) -> dict | None:
     """What the holder, or the last one that died, wrote about itself; None if nothing can be read."""
     try:
-        note = json.loads(owned.read_text(_note(path)))
+        note = json.loads(owned.read_text(_note(path), owned.NOTE))
     except (OSError, ValueError, RecursionError):
         return None
     return note if isinstance(note, dict) else None
