@@ -7,10 +7,11 @@ folder with `<name>.json` beside it (`describe`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -263,12 +264,13 @@ def load(name: str, root: str | Path = "") -> Dataset:
     """
     import torch
 
-    info, arrays, shared = _read(name, root)
-    splits = {}
-    for split in SPLITS:
-        images = np.array(arrays[f"{split}_images"].transpose(0, 3, 1, 2), order="C")  # a copy, which may be written to
-        splits[split] = Split(torch.from_numpy(images), torch.from_numpy(arrays[f"{split}_labels"].copy()))
-    return Dataset(name, info, _class_names(name, info), _checksum(info, arrays), **splits, shared=shared)
+    with _in_memory(name, root):
+        info, arrays, shared = _read(name, root)
+        digest, splits = _checksum(info, arrays), {}
+        for split in SPLITS:
+            images = np.array(arrays[f"{split}_images"].transpose(0, 3, 1, 2), order="C")  # a copy, to be written to
+            splits[split] = Split(torch.from_numpy(images), torch.from_numpy(arrays[f"{split}_labels"].copy()))
+    return Dataset(name, info, _class_names(name, info), digest, **splits, shared=shared)
 
 
 def check(name: str, root: str | Path = "", tell: Callable[[str], None] | None = None) -> str:
@@ -276,10 +278,11 @@ def check(name: str, root: str | Path = "", tell: Callable[[str], None] | None =
 
     tell : is given a line if there are images that stand in two splits
     """
-    info, arrays, shared = _read(name, root)
-    if tell and (words := tell_shared(shared)):
-        tell(f"{name}: {words}")
-    return _checksum(info, arrays)
+    with _in_memory(name, root):
+        info, arrays, shared = _read(name, root)
+        if tell and (words := tell_shared(shared)):
+            tell(f"{name}: {words}")
+        return _checksum(info, arrays)
 
 
 def to_fetch(name: str, root: str | Path = "") -> list[str]:
@@ -291,6 +294,23 @@ def to_fetch(name: str, root: str | Path = "") -> list[str]:
         f"{file} from {published.PUBLISHERS[INFO[name].source]} into {folder}"
         for file in published.absent(name, folder)
     ]
+
+
+@contextlib.contextmanager
+def _in_memory(name: str, root: str | Path) -> Iterator[None]:
+    """While a dataset is read: what does not fit is told in a line that names the file."""
+    try:
+        yield
+    except MemoryError as error:
+        where = _where(name, require_name(name, root).source, root)
+        raise InputError(f"{where}: too large for the memory that is left here; use a smaller file") from error
+
+
+def _where(name: str, source: str, root: str | Path) -> str:
+    """The file or folder that a dataset is read from, for an error's line."""
+    if source == "sklearn":
+        return "scikit-learn"
+    return str(data_root(root) if source == "torchvision" else data_root(root) / f"{name}.npz")
 
 
 def _checksum(info: Info, arrays: dict[str, np.ndarray]) -> str:
@@ -309,16 +329,17 @@ def _read(name: str, root: str | Path) -> tuple[Info, dict[str, np.ndarray], dic
 
     # Each source has its own form.
     if info.source == "sklearn":
-        arrays, where = _read_digits(), "scikit-learn"
+        arrays = _read_digits()
     elif info.source == "torchvision":
-        arrays, where = _read_torchvision(name, folder), str(folder)
+        arrays = _read_torchvision(name, folder)
     else:
         path = folder / f"{name}.npz"
         if info.source == "own" and not path.is_file():
             raise InputError(f"{path}: not a file; put the images that {name}.json describes there")
-        arrays, where = read_npz(path), str(path)
+        arrays = read_npz(path)
 
     # From here on all are alike.
+    where = _where(name, info.source, root)
     arrays = validate(arrays, info.classes, (info.channels,) if info.channels else (1, 3), where)
     info = replace(info, channels=arrays["train_images"].shape[-1])
     shared = shared_images(arrays)

@@ -18,7 +18,10 @@ from kr_utils import InputError
 
 SPLITS = ("train", "val", "test")
 KEYS = tuple(f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))
-MAX_BYTES = 16 * 2**30  # declared size above which an archive is refused unread
+MAX_BYTES = 32 * 2**30  # of memory, above which an archive is refused unread
+COPIES = 2  # of the images: as the file holds them, and in torch's layout
+LONGEST_HEADER = 2**17  # bytes of an array's header; numpy itself refuses more than 10,000
+PIECE = 2**20  # bytes that are unpacked at a time
 SMALLEST, LARGEST = 4, 512  # side of an image in pixels
 FEWEST = 20  # images of a split that are left without those of train; with fewer an attack says nothing
 
@@ -124,7 +127,7 @@ def shared_images(arrays: dict[str, np.ndarray]) -> dict[tuple[str, str], np.nda
     digests = {}
     for split in SPLITS:
         # A digest of 16 bytes stands for the pixels: two images that differ share one in 1 of 10^38 cases.
-        rows = np.ascontiguousarray(arrays[f"{split}_images"])
+        rows = map(np.ascontiguousarray, arrays[f"{split}_images"])  # one at a time: a copy of all takes memory
         digests[split] = [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
         places[split] = {digest: i for i, digest in reversed([*enumerate(digests[split])])}
     found = {}
@@ -169,26 +172,37 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 raise InputError(f"{path}: holds {twice[0]} twice; write the file again, each array once")
 
             # Their sizes are declared, and nothing has been read yet.
-            size, limit = sum(item.file_size for item in members), memory_limit()
+            size, limit = sum(item.file_size for item in members), memory_limit() // COPIES
             if size > limit:
                 most = f"more than the {limit / 2**30:.1f} GiB that can be read here"
                 raise InputError(f"{path}: declares {size / 2**30:.1f} GiB unpacked, {most}; use a smaller file")
 
-            # All bytes of a member are read: only at their end does zipfile compare the checksum.
-            return {name: _array(archive.read(item), f"{path}: {name}") for name, item in zip(names, members)}
-    except InputError:
+            return {name: _array(_unpack(archive, item, path), f"{path}: {name}") for name, item in zip(names, members)}
+    except (InputError, MemoryError):
         raise
     except PermissionError as error:
         raise InputError(f"{path}: you may not read this file; get permission or name another folder") from error
-    except MemoryError as error:
-        raise InputError(f"{path}: too large for the memory that is left here; use a smaller file") from error
     except Exception as error:  # zip, zlib, numpy's and even Python's parser fail in many ways on damaged bytes
         raise InputError(f"{path}: damaged or not an npz file ({one_line(error)}); fetch it again") from error
 
 
-def _array(raw: bytes, where: str) -> np.ndarray:
+def _unpack(archive: zipfile.ZipFile, item: zipfile.ZipInfo, path: Path) -> bytearray:
+    """All bytes of a member; whatever is packed in it, never more than it declares."""
+    if item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
+        raise InputError(f"{path}: {item.filename} is packed in another way than numpy does; write it with numpy.savez")
+    raw = bytearray()  # it grows: nothing is taken for what is only declared
+    with archive.open(item) as file:
+        while piece := file.read(min(PIECE, item.file_size - len(raw))):
+            raw += piece
+        # Only at the end of all bytes does zipfile compare the checksum.
+        if len(raw) < item.file_size or file.read(1):
+            raise InputError(f"{path}: {item.filename} is not as long as the file says; fetch it again")
+    return raw
+
+
+def _array(raw: bytearray, where: str) -> np.ndarray:
     """The array that a member holds, read-only; all of its bytes belong to it."""
-    file = io.BytesIO(raw)
+    file = io.BytesIO(raw[:LONGEST_HEADER])
     if raw[:6] != np.lib.format.MAGIC_PREFIX:
         raise InputError(f"{where} is no array but raw bytes; write the file with numpy.savez")
     with warnings.catch_warnings():
@@ -199,7 +213,9 @@ def _array(raw: bytes, where: str) -> np.ndarray:
         raise InputError(f"{where} is not readable without pickle; store plain numeric arrays")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(raw) - file.tell():
         raise InputError(f"{where} is not as long as its header says; write the file again with numpy.savez")
-    return np.frombuffer(raw, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(memoryview(raw).toreadonly(), dtype, offset=file.tell()).reshape(
+        shape, order="F" if fortran else "C"
+    )
 
 
 def memory_limit(cgroups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> int:

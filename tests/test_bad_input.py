@@ -160,6 +160,20 @@ def bomb(path):
     path.write_bytes(raw)
 
 
+def packed(how):
+    """The same arrays, compressed as numpy never does."""
+
+    def write(path):
+        npz()(path)
+        with zipfile.ZipFile(path) as old:
+            members = {item: old.read(item) for item in old.namelist()}
+        with zipfile.ZipFile(path, "w", how) as new:
+            for item, value in members.items():
+                new.writestr(item, value)
+
+    return write
+
+
 def saved(value):
     """The bytes of an npy file, with pickle if need be."""
     file = io.BytesIO()
@@ -231,6 +245,8 @@ FILES = {
     "huge declared shape": (zipped("train_images.npy", header((10**12, 28, 28))), "train_images is not as long as"),
     "negative shape": (zipped("train_images.npy", header((-4, 28, 28))), "train_images is not as long as"),
     "bomb": (bomb, "GiB that can be read here; use a smaller file"),
+    "packed by bzip2": (packed(zipfile.ZIP_BZIP2), "is packed in another way than numpy does"),
+    "packed by lzma": (packed(zipfile.ZIP_LZMA), "is packed in another way than numpy does"),
     "missing array": (npz(lambda a: a.pop("val_labels")), "no array 'val_labels'; a MedMNIST file holds"),
     "other keys": (lambda p: np.savez(p, x=np.zeros(3), y=np.zeros(3)), "no array 'train_images'"),
     "float images": (edit("train_images", lambda a: a / 255), "train_images is float64, not uint8; store"),
@@ -436,7 +452,7 @@ def test_bad_descriptions(case, tmp_path, capsys, stays):
 def test_more_than_this_machine_can_hold_is_refused_unread(tmp_path, capsys, monkeypatch, stays):
     own_set(tmp_path, med_arrays())
     monkeypatch.setattr(dataset_file, "memory_limit", lambda: 10_000)
-    monkeypatch.setattr(zipfile.ZipFile, "read", started)
+    monkeypatch.setattr(zipfile.ZipFile, "open", started)
     argv = ["--datasets", "mine", "--data-root", tmp_path]
     check_refused(argv, "GiB that can be read here", capsys)
 

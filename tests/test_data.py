@@ -6,7 +6,10 @@ import json
 import os
 import resource
 import time
+import tracemalloc
 import warnings
+import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -316,6 +319,58 @@ def test_no_flipped_bit_of_a_file_gives_other_images(tmp_path, monkeypatch):
                 seen["refused"] += 1
             os.pwrite(file.fileno(), raw[place : place + 1], place)
     assert seen["refused"] > seen["same"] > 0, "dates and versions of the members do not matter"
+
+
+def test_a_member_is_never_unpacked_beyond_what_it_declares(tmp_path):
+    """64 MB of zeros that call themselves a thousand bytes, with the checksum of these."""
+    path, inside = tmp_path / "mine.npz", bytes(2**26)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train_images.npy", inside)
+        archive.filelist[0].file_size, archive.filelist[0].CRC = 1000, zlib.crc32(inside[:1000])
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="train_images"):
+            dataset_file.read_npz(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_room_is_needed_for_the_copies_too(tmp_path, monkeypatch):
+    own_set(tmp_path, med_arrays(n=(64, 32, 32)))
+    size = sum(array.nbytes for array in med_arrays(n=(64, 32, 32)).values()) + 6 * 128  # with their headers
+    monkeypatch.setattr(dataset_file, "memory_limit", lambda: 2 * size)
+    assert data.load("mine", str(tmp_path))
+    monkeypatch.setattr(dataset_file, "memory_limit", lambda: 2 * size - 2)
+    with pytest.raises(InputError, match="that can be read here"):
+        data.load("mine", str(tmp_path))
+
+
+@pytest.mark.parametrize("place", ["read_npz", "validate", "shared_images", "_checksum"])
+def test_too_little_memory_anywhere_is_one_line_that_names_the_file(place, tmp_path, monkeypatch):
+    path = own_set(tmp_path, med_arrays(n=(64, 32, 32)))
+
+    def full(*args):
+        raise MemoryError("Unable to allocate 12.0 GiB")
+
+    monkeypatch.setattr(data, place, full)
+    for use in (data.check, data.load):
+        with pytest.raises(InputError, match="too large for the memory that is left here") as error:
+            use("mine", str(tmp_path))
+        assert str(error.value).startswith(f"{path}: ")
+
+
+def test_too_little_memory_for_torchs_copy_is_that_line_too(tmp_path, monkeypatch):
+    path, real = own_set(tmp_path, med_arrays(n=(64, 32, 32))), np.array
+
+    def array(value, *args, order="K", **options):
+        if order == "C":
+            np.empty(2**60, np.uint8)  # numpy's own MemoryError
+        return real(value, *args, order=order, **options)
+
+    monkeypatch.setattr(np, "array", array)
+    with pytest.raises(InputError, match=f"^{path}: too large for the memory that is left here; use a smaller file$"):
+        data.load("mine", str(tmp_path))
 
 
 def test_the_published_bit_that_shifted_all_test_images_is_refused(medical, tmp_path):
