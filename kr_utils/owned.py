@@ -86,6 +86,24 @@ def make(folder: Path) -> None:
         pass
 
 
+def make_private(folder: Path) -> None:
+    """Create a folder that nobody else may look into, or make it one; those above it are as the umask says.
+
+    Raises
+    ------
+    InputError
+        It is a link, no folder, or another user's.
+    """
+    with inside(folder.parent, make=True) as above:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder.name, 0o700, dir_fd=above)
+        found = os.lstat(folder.name, dir_fd=above)
+        if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "geteuid") and found.st_uid != os.geteuid()):
+            raise InputError(f"{folder}: not a folder of yours; move it away")
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            os.chmod(folder.name, 0o700, dir_fd=above)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A new binary file, which takes the place of `path` when all of it is on the disk, or leaves no trace.

@@ -93,6 +93,50 @@ def test_the_environment_of_a_kernel_is_the_projects(tmp_path, monkeypatch, user
     assert os.path.isfile(env["MATPLOTLIBRC"])
 
 
+COMPILED = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+def _loose(home):
+    _made(home / ".cache/knowledge-recycling/inductor").chmod(0o777)
+
+
+def _linked(home):
+    (_made(home / ".cache/knowledge-recycling") / "inductor").symlink_to(_made(home.parent / "elsewhere"))
+
+
+HOMES = {
+    "empty": (lambda home: None, True),
+    "a folder that all may write": (_loose, True),
+    "a link": (_linked, False),
+    "a file in the way": (lambda home: (home / ".cache").write_text(""), False),
+    "no home": (lambda home: home.rmdir() or home.write_text(""), False),
+}
+
+
+@pytest.mark.parametrize("case", HOMES)
+def test_compiled_code_is_kept_where_nobody_else_may_look(case, tmp_path, monkeypatch):
+    prepare, at_home = HOMES[case]
+    home, private = _made(tmp_path / "home"), _made(tmp_path / "private")
+    prepare(home)
+    monkeypatch.setenv("HOME", str(home))
+    for name in COMPILED:
+        monkeypatch.delenv(name, raising=False)
+    env = execute.environment(private, None)
+    folder = (home / ".cache/knowledge-recycling" if at_home else private) / "inductor"
+    assert [env[name] for name in COMPILED] == [str(folder), str(folder / "triton")]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder.stat().st_uid == os.geteuid()
+
+
+@pytest.mark.parametrize("own", [COMPILED, COMPILED[:1], COMPILED[1:]])
+def test_a_place_for_compiled_code_that_the_user_named_stays(own, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in COMPILED:
+        monkeypatch.setenv(name, "/of/mine" if name in own else "")
+    env = execute.environment(tmp_path, None)
+    assert [name for name in COMPILED if env[name] == "/of/mine"] == list(own)
+
+
 def test_jupyterlab_hands_the_same_on_and_keeps_the_users_settings(monkeypatch, user):
     for name, value in user[0].items():
         monkeypatch.setenv(name, value)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kr_utils import owned, runs, stages
+from kr_utils import InputError, owned, runs, stages
 from kr_utils.driver import plan
 from kr_utils.driver.plan import Job
 from kr_utils.runs import cells, copies
@@ -125,7 +125,27 @@ def environment(private: Path, threads: int | None) -> dict[str, str]:
     env["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     package = importlib.util.find_spec("matplotlib")
     env["MATPLOTLIBRC"] = str(Path(package.origin).parent / "mpl-data/matplotlibrc") if package else ""
+
+    # Compiled code
+    if not (env.get("TORCHINDUCTOR_CACHE_DIR") and env.get("TRITON_CACHE_DIR")):
+        folder = _compiled(private)
+        for name, place in (("TORCHINDUCTOR_CACHE_DIR", folder), ("TRITON_CACHE_DIR", folder / "triton")):
+            env[name] = env.get(name) or str(place)
     return env | (dict.fromkeys(THREADS, str(threads)) if threads else {})
+
+
+def _compiled(private: Path) -> Path:
+    """Where torch keeps what it compiles, pickles among it: a folder of the user's own.
+
+    Its usual place is /tmp/torchinductor_<user>, which anybody could make first, and fill.
+    """
+    try:
+        folder = (Path.home() / ".cache/knowledge-recycling").resolve() / "inductor"
+        owned.make_private(folder)
+    except (OSError, RuntimeError, InputError):  # no home, or none that can be written
+        folder = private.resolve() / "inductor"
+        owned.make_private(folder)
+    return folder
 
 
 def _kernel_class(private: Path, threads: int | None, driver: str) -> type:
