@@ -475,6 +475,21 @@ def test_a_damaged_result_of_another_user_costs_no_work_and_is_told_at_the_next_
     assert as_another_user(work) == {"refused": words}
 
 
+@pytest.mark.parametrize("closed", ["smoke", "smoke/digits"])
+def test_a_closed_folder_of_results_is_told_and_not_taken_for_an_empty_one(closed, shared, umask):
+    finish(shared)
+    let_go()
+    for folder in shared.rglob("*"):
+        folder.chmod(0o755 if folder.is_dir() else 0o644)
+    (shared / closed).chmod(0o700 if os.geteuid() == 0 else 0)
+    words = f"{shared / closed}: you may not look into it; get permission, or name another --runs-dir"
+    assert as_another_user(lambda: len(runs.find(shared, "smoke"))) == {"refused": words}
+    (shared / closed).chmod(0o755)
+    (shared / "smoke/08_compare").mkdir(mode=0o700)
+    assert as_another_user(lambda: len(runs.find(shared, "smoke"))) == 1, "the comparison's is no dataset's"
+    assert runs.find(shared, "nothing") == {}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave files of two users")
 def test_who_only_reads_is_not_stopped_by_leftovers(shared, umask):
     final = finish(shared).path

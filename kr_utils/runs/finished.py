@@ -192,9 +192,18 @@ def plain(value):
 
 
 def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
-    """All finished stages of a profile: (dataset, seed) -> stage -> Done, in order."""
+    """All finished stages of a profile: (dataset, seed) -> stage -> Done, in order.
+
+    Raises
+    ------
+    NotReadable
+        The folder of the profile, or of a dataset, is closed to this user.
+    """
     found: dict[tuple[str, int], dict[str, Done]] = {}
-    for folder in sorted((root / profile).glob("*/seed*"), key=lambda p: (p.parent.name, len(p.name), p.name)):
+    compare = STAGES["compare"][0]
+    datasets = [path for path in _listed(root / profile) if not path.name.lstrip(".").startswith(compare)]
+    seeds = [path for dataset in datasets for path in _listed(dataset)]
+    for folder in sorted(seeds, key=lambda p: (p.parent.name, len(p.name), p.name)):
         if not re.fullmatch("seed(0|[1-9][0-9]{0,9})", folder.name):
             continue
         done = {}
@@ -205,6 +214,16 @@ def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
         if done:
             found[folder.parent.name, int(folder.name[4:])] = done
     return found
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where there is none (glob would find nothing in a closed one, too)."""
+    try:
+        return [*folder.iterdir()]
+    except PermissionError as error:
+        raise NotReadable(f"{folder}: you may not look into it; get permission, or name another --runs-dir") from error
+    except OSError:  # nothing there, or a file
+        return []
 
 
 def outdated(done: Done, stages: dict[str, Done]) -> list[str]:
