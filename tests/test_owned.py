@@ -482,8 +482,8 @@ def test_a_closed_folder_of_results_is_told_and_not_taken_for_an_empty_one(close
     for folder in shared.rglob("*"):
         folder.chmod(0o755 if folder.is_dir() else 0o644)
     (shared / closed).chmod(0o700 if os.geteuid() == 0 else 0)
-    words = f"{shared / closed}: you may not look into it; get permission, or name another --runs-dir"
-    assert as_another_user(lambda: len(runs.find(shared, "smoke"))) == {"refused": words}
+    words = f"{shared / closed}: you may not look into this folder; get permission or name another"
+    assert as_another_user(lambda: len(runs.find_current(shared, "smoke"))) == {"refused": words}
     (shared / closed).chmod(0o755)
     (shared / "smoke/08_compare").mkdir(mode=0o700)
     assert as_another_user(lambda: len(runs.find(shared, "smoke"))) == 1, "the comparison's is no dataset's"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kr_utils import InputError, owned
-from kr_utils.paths import stage_dir
+from kr_utils.paths import listed, stage_dir
 from kr_utils.runs import files, folders, locks
 from kr_utils.runs.code import code_hashes
 from kr_utils.runs.identity import code_changes, fingerprint
@@ -191,18 +191,26 @@ def plain(value):
     return json.loads(json.dumps(value))
 
 
-def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
+def find(root: Path, profile: str, whole: bool = False) -> dict[tuple[str, int], dict[str, Done]]:
     """All finished stages of a profile: (dataset, seed) -> stage -> Done, in order.
+
+    whole : refuse where the folder of a dataset is closed to this user; else its runs are passed over
 
     Raises
     ------
-    NotReadable
-        The folder of the profile, or of a dataset, is closed to this user.
+    InputError
+        The folder of the profile is closed, or that of a dataset.
     """
     found: dict[tuple[str, int], dict[str, Done]] = {}
     compare = STAGES["compare"][0]
-    datasets = [path for path in _listed(root / profile) if not path.name.lstrip(".").startswith(compare)]
-    seeds = [path for dataset in datasets for path in _listed(dataset)]
+    datasets = [path for path in listed(root / profile) if not path.name.lstrip(".").startswith(compare)]
+    seeds = []
+    for dataset in datasets:
+        try:
+            seeds += listed(dataset)
+        except InputError:
+            if whole:
+                raise
     for folder in sorted(seeds, key=lambda p: (p.parent.name, len(p.name), p.name)):
         if not re.fullmatch("seed(0|[1-9][0-9]{0,9})", folder.name):
             continue
@@ -214,16 +222,6 @@ def find(root: Path, profile: str) -> dict[tuple[str, int], dict[str, Done]]:
         if done:
             found[folder.parent.name, int(folder.name[4:])] = done
     return found
-
-
-def _listed(folder: Path) -> list[Path]:
-    """What is in a folder; nothing where there is none (glob would find nothing in a closed one, too)."""
-    try:
-        return [*folder.iterdir()]
-    except PermissionError as error:
-        raise NotReadable(f"{folder}: you may not look into it; get permission, or name another --runs-dir") from error
-    except OSError:  # nothing there, or a file
-        return []
 
 
 def outdated(done: Done, stages: dict[str, Done]) -> list[str]:
@@ -269,7 +267,7 @@ def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[s
     as `find`; (dataset, seed) -> why it is left out, in words, "... is missing" for a run that is not finished
     """
     current, left_out = {}, {}
-    for (dataset, seed), found in find(root, profile).items():
+    for (dataset, seed), found in find(root, profile, whole=True).items():
         missing = [STAGES[name][0] for name in STAGES if name not in (*found, "compare")]
         words = [f"{STAGES[name][0]}: {why}" for name, why in stale(found).items()]
         if missing or words:
