@@ -1,11 +1,13 @@
 """Manifests and states that somebody sealed: used, or told and passed over; never a raw error, never one for ever."""
 
 import copy
+import dataclasses
 import json
 import os
 
 import pytest
 import torch
+from conftest import RECIPE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -131,15 +133,14 @@ def network():
 
 def fit(digits, state, model):
     some = data.Split(digits.train.images[:20], digits.train.labels[:20])
-    augment = classifier.Augmentation(1)
-    options = {"epochs": 2, "batch": 10, "lr": 0.1, "weight_decay": 5e-4, "augment": augment, "seed": 1}
-    return classifier.fit(model, lambda epoch: some, some, state=state, **options)
+    training = classifier.Training(dataclasses.replace(RECIPE, batch=10), 2, classifier.Augmentation(1))
+    return classifier.fit(model, lambda epoch: some, some, training, seed=1, state=state)
 
 
 def paint(digits, state, model):
-    options = {"steps": 4, "batch": 8, "lr": 2e-3, "ema_decay": 0.9, "label_dropout": 0.1, "hflip": False}
-    images, labels = digits.train.images[:50], digits.train.labels[:50]
-    return generator.fit(model, images, labels, vflip=False, seed=3, checkpoints=1, state=state, **options)
+    training = generator.Training(steps=4, batch=8, lr=2e-3, ema_decay=0.9, label_dropout=0.1)
+    some = data.Split(digits.train.images[:50], digits.train.labels[:50])
+    return generator.fit(model, some, training, seed=3, state=state)
 
 
 def painter():
@@ -171,7 +172,7 @@ FORGED = {
     "weights of another shape": change("parts", "model", "head.weight", to=torch.zeros(2, 2)),
     "no tensor for weights": change("parts", "model", "head.weight", to=1.5),
     "moments of another shape": first_moment,
-    "no random state": change("parts", "generator", to=torch.zeros(3)),
+    "no random state": change("parts", "rng", to=torch.zeros(3)),
     "schedule replaced": change("parts", "schedule", to={"step": 5}),
     "values a text": change("values", to="here"),
     "position a text": change("values", "epoch", to="one"),

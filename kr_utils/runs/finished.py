@@ -211,6 +211,7 @@ def find(root: Path, profile: str, whole: bool = False) -> dict[tuple[str, int],
         except InputError:
             if whole:
                 raise
+
     for folder in sorted(seeds, key=lambda p: (p.parent.name, len(p.name), p.name)):
         if not re.fullmatch("seed(0|[1-9][0-9]{0,9})", folder.name):
             continue
