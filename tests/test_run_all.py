@@ -239,10 +239,9 @@ def test_real_medical_images_in_smoke(tmp_path, medical):
 
 @pytest.mark.slow
 def test_keep_going_finishes_the_other_seed(tmp_path):
-    """Seed 0's teacher cannot be written (a file stands where its folder must be); seed 1 must still be done."""
+    """Seed 0's Teacher cannot run (a folder stands where its notebook belongs); seed 1 must still be done."""
     block = tmp_path / "runs/smoke/digits/seed0"
-    block.mkdir(parents=True)
-    (block / "01_teacher.partial").write_text("in the way")
+    (block / "01_teacher.failed.ipynb").mkdir(parents=True)
     out = drive("--profile", "smoke", "--seeds", "0,1", "--until", "teacher", "--keep-going")
     assert out.returncode == 1
     assert "failed: digits seed 0  01_teacher" in out.stderr
