@@ -362,7 +362,6 @@ def case_stage(quick: bool) -> list[dict]:
     code = """
 from pathlib import Path
 from kr_utils import profiles, runs, stages
-from kr_utils.runs import machine  # noqa: E402
 stages.NOTEBOOKS = Path(".").resolve()
 budget, told = profiles.budget("start", profile, overrides), {"dataset": dataset, "profile": profile, "seed": seed}
 runs.begin("start", budget, checksum="", runs_dir=runs_dir, **told).finish({})"""

@@ -137,7 +137,7 @@ def environment(private: Path, threads: int | None) -> dict[str, str]:
 def _compiled(private: Path) -> Path:
     """Where torch keeps what it compiles, pickles among it: a folder of the user's own.
 
-    Its usual place is /tmp/torchinductor_<user>, which anybody could make first, and fill.
+    Its usual place is in the shared temporary folder, where anybody could make it first, and fill it.
     """
     try:
         folder = (Path.home() / ".cache/knowledge-recycling").resolve() / "inductor"
