@@ -188,7 +188,7 @@ def matches(done: runs.Done | None, job: Job) -> bool:
 
 def _figures_stand(done: runs.Done, figures: Path) -> bool:
     """Whether every figure and table is in the figures folder with the content that the comparison gave it."""
-    made = done.metrics.get("figures", {})
+    made = done.manifest["outside"]
     return all(files.is_content(figures / name, digest) for name, digest in made.items())
 
 

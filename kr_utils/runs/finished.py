@@ -31,7 +31,8 @@ FORMAT = 3  # of the manifest
 # What the store and the driver rely on. The seal finds accidents; this finds a manifest that somebody sealed.
 FORM = {
     "fingerprint": str, "ingredients": dict, "parameters": dict, "git_commit": (str, type(None)), "versions": dict,
-    "hardware": dict, "started": str, "seconds": (int, float), "starts": int, "timing": dict, "files": dict,
+    "hardware": dict, "started": str, "seconds": (int, float), "starts": int, "timing": dict, "outside": dict,
+    "files": dict,
 }  # fmt: skip
 MACHINE = {"cpu": str, "gpu": (str, type(None)), "threads": int}
 PARTS = {"stage": str, "dataset": str, "seed": int, "budget": dict, "checksum": str, "code": dict, "upstream": dict}
@@ -171,7 +172,7 @@ def _well_formed(manifest: dict) -> bool:
     typed += [isinstance(parts[key], kind) for key, kind in PARTS.items()]
     typed += [isinstance(manifest["hardware"][key], kind) for key, kind in MACHINE.items()]
     typed += [isinstance(manifest["versions"]["torch"], str)]
-    texts = [*parts["code"].values(), *manifest["versions"].values()]
+    texts = [*parts["code"].values(), *manifest["versions"].values(), *manifest["outside"].values()]
     for read_ in parts["upstream"].values():
         texts += read_.values()
     typed += [isinstance(value, str) for value in texts]

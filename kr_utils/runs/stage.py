@@ -98,10 +98,11 @@ class Stage:
         with owned.writing(self.file(name)) as file:
             np.savez_compressed(file, **plain)
 
-    def finish(self, results: dict, timing: dict | None = None) -> Path:
+    def finish(self, results: dict, timing: dict | None = None, outside: dict | None = None) -> Path:
         """Write metrics.json, then manifest.json, from which on the stage is done, then give the folder its final name.
 
         timing : speeds and durations; they go to the manifest, for metrics must not differ from run to run
+        outside : name -> SHA-256 of what it wrote elsewhere, below the figures folder
 
         Raises
         ------
@@ -132,6 +133,7 @@ class Stage:
             "seconds": round(self.earlier + time.monotonic() - self.clock, 1),
             "starts": self.starts,
             "timing": timing or {},
+            "outside": outside or {},
             "files": files.stamps(self.folder),
         }
 
