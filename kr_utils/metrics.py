@@ -28,6 +28,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(1, keepdims=True)
 
 
+def ensemble(logits: np.ndarray) -> np.ndarray:
+    """The logarithm of the mean class probabilities [N, K] of several classifiers' logits [M, N, K], float64."""
+    return np.log(np.mean([softmax(member) for member in np.asarray(logits)], axis=0).clip(1e-300))
+
+
 def macro_auc(logits: np.ndarray, labels: np.ndarray) -> float:
     """One-against-rest ROC AUC, averaged over the classes that occur in `labels` (MedMNIST's AUC)."""
     probabilities, labels = softmax(logits), np.asarray(labels)

@@ -107,3 +107,9 @@ def test_aop_by_hand():
 def test_pareto_front_by_hand():
     rows = [{"cas": cas, "cost": cost} for cas, cost in ((0.9, 10), (0.8, 5), (0.7, 7), (0.95, 30), (0.9, 12))]
     assert [(r["cost"], r["cas"]) for r in metrics.pareto(rows)] == [(5, 0.8), (10, 0.9), (30, 0.95)]
+
+
+def test_an_ensemble_averages_probabilities_and_not_logits():
+    one, other = np.log([[0.9, 0.1]]), np.log([[0.3, 0.7]]) + 5  # a constant in the logits changes nothing
+    assert np.allclose(np.exp(metrics.ensemble(np.stack([one, other]))), [[0.6, 0.4]])
+    assert np.isfinite(metrics.ensemble(np.array([[[2000.0, -2000.0]], [[2000.0, -2000.0]]]))).all()
