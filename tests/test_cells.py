@@ -34,11 +34,11 @@ class Student:
     def place(self, text):
         return next(k for k, cell in enumerate(self.cells) if text in cell.source)
 
-    def run(self, *places, also=""):
+    def run(self, *places, also="", history=True):
         """Run cells by their places; the error line of the first that fails, or "". `also`: text added to the first."""
         for k in places:
             source = self.cells[k].source + (f"\n{also}" if k == places[0] else "")
-            content = {"code": source, "silent": False, "store_history": True, "user_expressions": {}}
+            content = {"code": source, "silent": False, "store_history": history, "user_expressions": {}}
             message = self.client.session.msg(
                 "execute_request", content | {"allow_stdin": False, "stop_on_error": True}
             )
@@ -216,3 +216,14 @@ def test_the_last_cell_of_every_notebook_is_the_one_that_finishes():
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         assert sum(BEGIN in source for source in sources) == 1, name
         assert FINISH in sources[-1], name
+
+
+def test_a_kernel_without_history_still_knows_what_ran_above(student, tmp_path):
+    """As nbval runs notebooks: a cell above the one that begins is known from the import of this project on."""
+    one = student()
+    above = "from kr_utils.runs import cells\nabove = 1"
+    one.cells.insert(0, nbformat.v4.new_code_cell(above))
+    one.cells.insert(1, nbformat.v4.new_code_cell(f"assert In == [''] and cells._noted == {{{above!r}}}"))
+    assert one.run(*one.everything, history=False) == ""
+    done = finished.read(next((tmp_path / "runs").glob("*/*/*/00_start_here")))
+    assert done.manifest["ingredients"]["code"]["notebook"] == code.code_hashes("start")["notebook"]

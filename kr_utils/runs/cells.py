@@ -17,6 +17,7 @@ from kr_utils.runs import code
 
 FREE = {"interactive"}  # parameters that no number depends on
 _watching: list[Watch] = []  # at most one: the stage that was opened last in this kernel
+_noted: set[str] = set()  # cells that ran since this file was imported: a kernel may be told to keep no history (nbval)
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ class Watch:
         self.stage, self.changed = stage, ""
         self.ran: list[Run] = []
         self.now = Run("")
-        ipython = sys.modules.get("IPython")
-        self.shell = ipython.get_ipython() if ipython else None
+        self.shell = _shell()
         while _watching:
             _watching[-1].close()
         if self.shell is None:
@@ -65,7 +65,7 @@ class Watch:
         if not begins or not ends or begins[0] > ends[-1]:
             raise InputError(f"{stages.STAGES[stage][0]}.ipynb: no cell that begins, or none that finishes")
         self.above, self.inside = self.numbers[: begins[0]], self.numbers[begins[0] : ends[-1] + 1]
-        before = {text.strip() for text in self.shell.user_ns.get("In", ())}
+        before = _noted | {text.strip() for text in self.shell.user_ns.get("In", ())}
         self.as_saved = all(cell.text.strip() in before for cell in self.above)
 
         # The begin cell itself ends after this: it is the first that is noted
@@ -191,3 +191,17 @@ def _names(tree: ast.AST, use: type) -> list[ast.Name]:
 def _same(cell: Cell, run: Run) -> bool:
     """Whether a run was of this cell of the file: by its id where the kernel was told one, else by its text."""
     return cell.id == run.id if run.id and cell.id else cell.text.strip() == run.text.strip()
+
+
+def _shell():
+    """The kernel's IPython, or None outside of one."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None
+
+
+def _note(result) -> None:
+    _noted.add(result.info.raw_cell.strip())
+
+
+if _shell() is not None:
+    _shell().events.register("post_run_cell", _note)  # called for the cell that imports this file, too
