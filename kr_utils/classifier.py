@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,9 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kr_utils import resume
+from kr_utils import metrics, resume
 from kr_utils.data import Info, Split
 from kr_utils.precision import autocast
+
+ONE_ERROR = 0.6827  # the level of an interval of plus and minus one standard error
 
 
 class Projection(nn.Linear):
@@ -88,6 +91,20 @@ def build(classes: int, channels: int, width: int, depth: int, seed: int) -> Res
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ResNet(classes, channels, width, depth)
+
+
+class Ensemble(nn.Module):
+    """Several classifiers as one Teacher: its logits are the logarithm of their mean class probabilities."""
+
+    def __init__(self, members: Iterable[ResNet]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """log mean softmax [N, K], of images float [N, C, H, W] as `normalise` makes them."""
+        log_p = torch.stack([F.log_softmax(member(x).float(), dim=1) for member in self.members])
+        return log_p.logsumexp(0) - math.log(len(self.members))
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -193,14 +210,14 @@ class Training:
     hard_weight: float = 0.0
 
 
-def epochs_within(epochs: int, images: int, *, batch: int, most_steps: int) -> int:
-    """Epochs over so many training images: `epochs`, or as many as `most_steps` steps allow, at least one.
+def epochs_within(epochs: int, images: int, *, batch: int, least_steps: int = 0, most_steps: int = 0) -> int:
+    """Epochs over so many training images: `epochs`, or the more that `least_steps` ask for, or what `most_steps` allow.
 
-    most_steps : optimiser steps, each of `batch` images; 0 is no limit
+    least_steps, most_steps : optimiser steps, each of `batch` images; 0 is no limit
     """
-    if not most_steps:
-        return epochs
-    return max(1, min(epochs, most_steps // max(1, images // batch)))
+    each = max(1, images // batch)  # as `fit` cuts an epoch
+    wanted = max(epochs, -(-least_steps // each))
+    return max(1, min(wanted, most_steps // each)) if most_steps else wanted
 
 
 @torch.inference_mode()
@@ -253,8 +270,9 @@ def fit(
     """Train in place; of the epochs that are as good as the best on validation within its noise, keep the latest.
 
     SGD with Nesterov momentum 0.9 (GaFi's optimiser); the learning rate warms up over the first tenth of all steps
-    and falls to zero along a cosine (ours; GaFi drops it at 60 % and 80 %). As good is an accuracy within two standard
-    errors: few images cannot tell a lucky epoch from a good one, and later epochs have the smaller learning rate.
+    and falls to zero along a cosine (ours; GaFi drops it at 60 % and 80 %). As good is what the interval of one
+    standard error around the best accuracy covers (Wilson's, which is not empty at 100 %): few images cannot tell a
+    lucky epoch from a good one, and later epochs have the smaller learning rate.
 
     Parameters
     ----------
@@ -326,8 +344,7 @@ def fit(
         if val is not None:
             row |= validate(model, val)
             at.best = max(at.best, row["val_accuracy"])
-            error = (at.best * (1 - at.best) / len(val)) ** 0.5
-            row["kept"] = row["val_accuracy"] >= at.best - 2 * error
+            row["kept"] = row["val_accuracy"] >= as_good_as(at.best, len(val))
             if row["kept"]:
                 at.kept = copy.deepcopy(model.state_dict())
 
@@ -342,6 +359,11 @@ def fit(
         model.load_state_dict(at.kept)
     model.eval()
     return at.history
+
+
+def as_good_as(best: float, images: int) -> float:
+    """The lowest accuracy on so many images that is as good as the best: Wilson's bound of one standard error."""
+    return metrics.wilson(round(best * images), images, level=ONE_ERROR)[0] - 1e-9
 
 
 def _loss(model: nn.Module, training: Training, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ checkpoints. sampling.py turns the trained network into images.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,9 @@ class Generator(torch.nn.Module):
     width : channels of the finest level; each coarser level doubles it, up to `levels` levels while
         both sides stay even
     fold : 2 folds each 2x2 pixels into channels, which quarters the cost; 1 does not
-    sigma_data : standard deviation of the training pixels in [-1, 1]
+    mean : of the training pixels in [-1, 1], one per channel: the network sees images less their mean, for noise is
+        drawn around 0, and a distance from there would come back as a shift of the brightness
+    sigma_data : standard deviation of the training pixels around their mean
     consistency : trained to leap from any noise level to the image at once (consistency.py)
     """
 
@@ -54,6 +56,7 @@ class Generator(torch.nn.Module):
         layers: int = 2,
         fold: int = 1,
         sigma_data: float = 0.5,
+        mean: Sequence[float] = (),
         consistency: bool = False,
     ):
         super().__init__()
@@ -68,6 +71,7 @@ class Generator(torch.nn.Module):
             "layers": layers,
             "fold": fold,
             "sigma_data": sigma_data,
+            "mean": list(mean) or [0.0] * channels,
             "consistency": consistency,
         }
         self.classes, self.shape, self.fold, self.sigma_data = classes, tuple(shape), fold, sigma_data
@@ -113,13 +117,26 @@ class Generator(torch.nn.Module):
         )
 
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 [N, C, H, W] -> float in [-1, 1], folded."""
-        return F.pixel_unshuffle(images.float() / 127.5 - 1, self.fold)
+        """uint8 [N, C, H, W] -> float in [-1, 1], less the mean, folded."""
+        return F.pixel_unshuffle(images.float() / 127.5 - 1 - self._mean(images.device), self.fold)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`, clamped and rounded to uint8."""
-        pixels = F.pixel_shuffle(latents.float(), self.fold)
+        pixels = F.pixel_shuffle(latents.float(), self.fold) + self._mean(latents.device)
         return pixels.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def _mean(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.config["mean"], device=device)[:, None, None]
+
+
+def guided(model: Generator, x: Tensor, sigma: Tensor, labels: Tensor, guidance: float) -> Tensor:
+    """The raw network output [N, C, H, W] under classifier-free guidance, F_none + w (F_class - F_none)."""
+    if guidance == 1:
+        return model(x, sigma, labels)
+    none = torch.full_like(labels, model.classes)
+    both = model(torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([labels, none]))
+    conditional, unconditional = both.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
 
 
 def build(classes: int, images: Tensor, *, width: int, levels: int, layers: int, fold: int, seed: int) -> Generator:
@@ -127,10 +144,12 @@ def build(classes: int, images: Tensor, *, width: int, levels: int, layers: int,
     channels, height, side = images.shape[1:]
     if height % fold or side % fold:
         fold = 1
-    sigma_data = round((images.float() / 127.5 - 1).std().item(), 4)
+    pixels = images.float() / 127.5 - 1
+    mean = [round(value, 4) for value in pixels.mean((0, 2, 3)).tolist()]
+    sigma_data = round((pixels - torch.tensor(mean)[:, None, None]).std().item(), 4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Generator(classes, (channels, height, side), width, levels, layers, fold, sigma_data)
+        return Generator(classes, (channels, height, side), width, levels, layers, fold, sigma_data, mean)
 
 
 @dataclass(frozen=True)

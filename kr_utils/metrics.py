@@ -15,6 +15,11 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((np.asarray(logits).argmax(1) == np.asarray(labels)).mean())
 
 
+def accuracy_of_members(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean accuracy of several classifiers, each on its own: logits [M, N, K]."""
+    return float(np.mean([accuracy(member, labels) for member in np.asarray(logits)]))
+
+
 def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a share `correct / n` (Wilson 1927)."""
     interval = stats.binomtest(int(correct), int(n)).proportion_ci(level, method="wilson")
@@ -61,15 +66,18 @@ def cas_gap(student: np.ndarray, real: np.ndarray, labels: np.ndarray, seed: int
 
     Parameters
     ----------
-    student, real : logits [N, K]; labels : [N]
+    student : logits [N, K]; real : logits [N, K], or [M, N, K] of several classifiers whose mean accuracy counts
+    labels : [N]
 
     Returns
     -------
     dict with gap, gap_low, gap_high as fractions (multiply by 100 for points)
     """
     labels = np.asarray(labels)
-    difference = (student.argmax(1) == labels).astype(float) - (real.argmax(1) == labels)
-    # A resample is a count of the three values a difference can take: exact, and small for any test set.
+    members = np.asarray(real) if np.ndim(real) == 3 else np.asarray(real)[None]
+    right = (members.argmax(2) == labels).mean(0)
+    difference = (np.asarray(student).argmax(1) == labels) - right
+    # A resample is a count of the few values a difference can take: exact, and small for any test set.
     values, counts = np.unique(difference, return_counts=True)
     resampled = np.random.default_rng(seed).multinomial(len(labels), counts / len(labels), draws)
     low, high = np.quantile(resampled @ values / len(labels), [0.025, 0.975])

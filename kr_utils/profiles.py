@@ -31,10 +31,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Teacher:
+    members: int = number(3, most=100)  # classifiers: each is real training, together they are the Teacher
     width: int = number(16, most=4096)  # channels of the first stage
     depth: int = number(8, least=8, most=1202)  # layers, 6n + 2
     epochs: int = number(40)
-    most_steps: int = number(4000, least=0)  # of the optimiser: a large set gets fewer epochs; 0: no limit
+    least_steps: int = number(1000, least=0)  # of the optimiser: a small set gets more epochs; 0: no limit
+    most_steps: int = number(4000, least=0)  # and a large one fewer
     batch: int = number(64, most=2**16)
     lr: float = number(0.1, most=100)
     weight_decay: float = number(5e-4, least=0, most=10)
@@ -43,7 +45,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Generator:
-    steps: int = number(600)  # optimiser steps
+    steps: int = number(500)  # optimiser steps
     passes: int = number(0, least=0)  # over the training set, at least: a large set gets more steps
     most_steps: int = number(0, least=0)  # but not more than this; 0: no limit
     batch: int = number(128, most=2**16)
@@ -55,43 +57,46 @@ class Generator:
     ema_decay: float = number(0.995, most=1)
     label_dropout: float = number(0.1, least=0, most=1)
     checkpoints: int = number(4, most=1000)
-    few_steps: int = number(240, least=0)  # optimiser steps of consistency tuning (few-step generation); 0: none
-    few_lr: float = number(5e-4, most=100)
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    epochs: int = number(15)  # of each short Student
+    epochs: int = number(10)  # of each short Student
     period: int = number(10)  # regeneration while searching ("fast")
-    students: int = number(3, most=1000)  # averaged per candidate
+    students: int = number(2, most=1000)  # averaged per candidate
     guidance: float = number(1.0, most=1000)
     steps: int = number(10)
-    most_images: int = number(1000, least=0, most=10**8)  # per synthetic set; 0: as many as the real training set
+    images: int = number(1000, least=0, most=10**8)  # per synthetic set; 0: as many as the real training set
     balance: str = "uniform"  # or "prior"
+    temperature: float = number(1.0, most=1000)  # of the soft labels
+    hard_weight: float = number(0.0, least=0, most=1)  # share of the asked label in the loss
 
 
 @dataclass(frozen=True)
 class Tuning:
-    epochs: int = number(15)
+    epochs: int = number(10)
     period: int = number(10)
     students: int = number(2, most=1000)
     guidance: tuple[float, ...] = number((1.0, 2.0), most=1000)
-    steps: tuple[int, ...] = number((8, 16))
+    steps: tuple[int, ...] = number((8,))
     churn: tuple[float, ...] = number((2.0,), least=0, most=1000)  # more needs more steps
     threshold: tuple[float, ...] = number((0.5,), least=0, most=1)
-    most_images: int = number(1000, least=0, most=10**8)
+    temperature: tuple[float, ...] = number((1.0,), most=1000)
+    hard_weight: tuple[float, ...] = number((0.0, 0.5), least=0, most=1)
+    few: tuple[int, ...] = number((1, 2))  # evaluations of the few-step Generator
+    few_steps: int = number(240, least=0)  # optimiser steps of consistency tuning, which makes it; 0: none
+    few_lr: float = number(5e-4, most=100)
+    images: int = number(1000, least=0, most=10**8)
     balance: str = "uniform"
 
 
 @dataclass(frozen=True)
 class Distillation:
-    epochs: int = number(40)
-    period: int = number(5)  # epochs between regenerations; 1 is the paper's "accurate" run
-    images: int = number(0, least=0, most=10**8)  # per synthetic set; 0: as the real training set, up to `most_images`
-    most_images: int = number(4000, least=0, most=10**8)  # 0: no limit
+    epochs: int = number(32)  # or the more that take as many steps as real training did
+    period: int = number(4)  # epochs between regenerations; always 1 where the few-step Generator draws
+    images: int = number(2000, least=0, most=10**8)  # per synthetic set; 0: as many as the real training set
     balance: str = "uniform"
-    temperature: float = number(1.0, most=1000)
-    hard_weight: float = number(0.0, least=0, most=1)  # share of the hard-label loss in GKD
+    controls: int = number(1, least=0, most=1)  # 1: Students that show what the Generator brings
 
 
 @dataclass(frozen=True)
@@ -122,9 +127,9 @@ class Profile:
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
-        teacher=Teacher(epochs=2, width=8),
-        generator=Generator(steps=16, batch=32, width=16, checkpoints=2, few_steps=4),
-        checkpoints=Checkpoints(epochs=1, students=1, steps=3, most_images=300),
+        teacher=Teacher(members=2, epochs=2, least_steps=0, width=8),
+        generator=Generator(steps=16, batch=32, width=16, checkpoints=2),
+        checkpoints=Checkpoints(epochs=1, students=1, steps=3, images=300),
         tuning=Tuning(
             epochs=1,
             students=1,
@@ -132,14 +137,16 @@ PROFILES: dict[str, Profile] = {
             steps=(2,),
             churn=(2.0,),
             threshold=(0.3,),
-            most_images=300,
+            few=(1,),
+            few_steps=4,
+            images=300,
         ),
-        distillation=Distillation(epochs=2, period=1, most_images=300),
+        distillation=Distillation(epochs=2, period=1, images=300),
         membership=Membership(overfit_images=64, overfit_epochs=60, released=300, draws=200),
     ),
     "quick": Profile(),
     "laptop": Profile(
-        teacher=Teacher(width=16, depth=14, epochs=60),
+        teacher=Teacher(members=4, width=16, depth=14, epochs=60, least_steps=500, most_steps=6000),
         generator=Generator(
             steps=5000,
             passes=35,  # more than 5,000 steps from about 2,300 images on
@@ -149,26 +156,28 @@ PROFILES: dict[str, Profile] = {
             width=64,
             levels=2,
             ema_decay=0.998,
-            few_steps=300,
-            few_lr=3e-4,
         ),
-        checkpoints=Checkpoints(epochs=15, period=15, students=2, steps=8, most_images=500),
+        checkpoints=Checkpoints(epochs=8, period=8, students=2, steps=8, temperature=4.0),
         tuning=Tuning(
-            epochs=15,
-            period=15,
+            epochs=8,
+            period=8,
             students=2,
             guidance=(1.0, 2.0, 3.0),
             steps=(8,),
             churn=(4.0,),
             threshold=(0.5,),
-            most_images=500,
+            temperature=(4.0,),
+            few_steps=600,
+            few_lr=3e-4,
         ),
-        # Twice the Teacher's epochs, softer labels: each brought validation probabilities nearer to the Teacher's.
-        distillation=Distillation(epochs=120, period=12, most_images=2000, temperature=4.0),
+        # Softer labels brought validation probabilities nearer to the Teacher's.
+        distillation=Distillation(epochs=64, period=8),
         membership=Membership(overfit_epochs=60),
     ),
     "paper": Profile(
-        teacher=Teacher(width=64, depth=20, epochs=200, most_steps=0, batch=128, weight_decay=1e-4),
+        teacher=Teacher(
+            members=4, width=64, depth=20, epochs=200, least_steps=0, most_steps=0, batch=128, weight_decay=1e-4
+        ),
         generator=Generator(
             steps=60_000,
             batch=256,
@@ -179,20 +188,21 @@ PROFILES: dict[str, Profile] = {
             fold=1,
             ema_decay=0.9995,
             checkpoints=10,
-            few_steps=15_000,
-            few_lr=1e-4,
         ),
-        checkpoints=Checkpoints(epochs=40, students=3, steps=18, most_images=10_000),
+        checkpoints=Checkpoints(epochs=40, students=3, steps=18, images=10_000),
         tuning=Tuning(
             epochs=40,
             students=3,
             guidance=(1.0, 1.25, 1.5, 2.0, 3.0),
             steps=(8, 12, 18, 32),
-            churn=(4.0, 10.0, 20.0),
+            churn=(3.0, 6.0, 12.0),  # at 32 steps; no more than 0.41 of the steps makes a difference
             threshold=(0.25, 0.5, 0.75, 0.9),
-            most_images=10_000,
+            temperature=(1.0, 4.0),
+            few_steps=15_000,
+            few_lr=1e-4,
+            images=10_000,
         ),
-        distillation=Distillation(epochs=200, period=1, most_images=0),
+        distillation=Distillation(epochs=200, period=1, images=0),
         membership=Membership(overfit_images=500, overfit_epochs=100, released=10_000),
     ),
 }

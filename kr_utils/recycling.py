@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kr_utils import classifier, generator, resume, sampling
 from kr_utils.data import Split
@@ -19,20 +19,29 @@ CHUNK = 16  # blocks of images between two chances to save a set that is being d
 
 @dataclass(frozen=True)
 class Knobs:
-    """Generation settings, the object of Tuning.
+    """Settings of generation and of labelling, the object of Tuning.
 
-    guidance : classifier-free guidance scale, 1 is none; steps : solver steps; churn : S_churn of EDM;
+    guidance : classifier-free guidance scale, 1 is none; steps : solver steps; churn : S_churn of EDM
     threshold : an image is kept if the Teacher gives its class at least this probability (GaFi's filter)
+    few : 1 where the few-step Generator draws the images, which has its guidance in it
+    temperature : T > 0 of the soft labels; hard_weight : share of the asked label in the loss, 0 to 1
     """
 
     guidance: float = 1.0
     steps: int = 12
     churn: float = 0.0
     threshold: float = 0.0
+    few: int = 0
+    temperature: float = 1.0
+    hard_weight: float = 0.0
 
     def sampler(self) -> dict:
         """The part that `sampling.sample` takes."""
         return {"guidance": self.guidance, "steps": self.steps, "churn": self.churn}
+
+    def labels(self) -> dict:
+        """The part that `classifier.Training` takes."""
+        return {"temperature": self.temperature, "hard_weight": self.hard_weight}
 
 
 def class_counts(n: int, train_labels: Tensor, classes: int, balance: str) -> np.ndarray:
@@ -59,7 +68,7 @@ def synthesise(
     *,
     seed: int,
     first: int = 0,
-    teacher: classifier.ResNet | None = None,
+    teacher: nn.Module | None = None,
 ) -> tuple[Split, float, float]:
     """One synthetic image per label, filtered if `knobs.threshold` > 0.
 
@@ -115,7 +124,7 @@ class SyntheticStream:
     Parameters
     ----------
     model : the Generator; the sets stay on its device
-    counts : images per class and set, int [K]
+    counts : images per class and set, int [K]; one more entry is of images that are drawn without a class
     period : epochs between regenerations; None never regenerates
     teacher : filters the images where the knobs have a threshold
     on_set : called with each new set's number and the share of drawn images that passed the filter
@@ -130,7 +139,7 @@ class SyntheticStream:
         *,
         seed: int,
         period: int | None,
-        teacher: classifier.ResNet | None = None,
+        teacher: nn.Module | None = None,
         on_set: Callable[[int, float], None] | None = None,
         state: resume.State | None = None,
     ):
@@ -194,3 +203,72 @@ class SyntheticStream:
     def fixed(self) -> Callable[[int], Split]:
         """The same first set for every epoch: the ablation's stream without regeneration."""
         return lambda epoch: self(0)
+
+
+# ------------------------------------------------------------------ controls: is it recycling, or only distillation?
+
+
+def relabelled(stream: Callable[[int], Split], teacher: nn.Module) -> Callable[[int], Split]:
+    """The same images, each with the Teacher's most likely class as its hard label."""
+    last: list[Split] = []  # a set as it was drawn, and as it is labelled
+
+    def of_epoch(epoch: int) -> Split:
+        drawn = stream(epoch)
+        if not last or last[0] is not drawn:
+            last[:] = [drawn, Split(drawn.images, classifier.predict(teacher, drawn.images).argmax(1))]
+        return last[1]
+
+    return of_epoch
+
+
+def cycled(split: Split, size: int) -> Callable[[int], Split]:
+    """Epochs of `size` images, one after the other through a set that may be smaller or larger."""
+
+    def of_epoch(epoch: int) -> Split:
+        place = torch.arange(epoch * size, (epoch + 1) * size, device=split.labels.device) % len(split)
+        return Split(split.images[place], split.labels[place])
+
+    return of_epoch
+
+
+def textures(images: Tensor, n: int, *, seed: int, first: int = 0) -> Tensor:
+    """Images of no Generator: Gaussian random fields with the mean, spread and spectrum of real ones.
+
+    Every frequency has the real images' mean power, across channels their mean cross-power; all else is chance.
+
+    Parameters
+    ----------
+    images : uint8 [N, C, H, W]
+    n : how many; image i depends on (images, seed, first + i) only
+
+    Returns
+    -------
+    uint8 [n, C, H, W]
+    """
+    # Mean power of each frequency, channel by channel: [H, W, C, C]
+    real = images.cpu().numpy().astype(np.float64)
+    mean = real.mean((0, 2, 3))[:, None, None]
+    waves = np.fft.fft2(real - mean)
+    power = np.einsum("nchw,ndhw->hwcd", waves, waves.conj()) / len(real)
+    root = np.linalg.cholesky(power + 1e-6 * np.eye(len(mean)))
+
+    # White noise with that power
+    shape = real.shape[1:]
+    noise = np.stack([rng.standard_normal(shape) for rng in sampling.noise_rngs(seed, range(first, first + n))])
+    drawn = np.einsum("hwcd,ndhw->nchw", root, np.fft.fft2(noise)) / (shape[1] * shape[2]) ** 0.5
+    return torch.from_numpy((np.fft.ifft2(drawn).real + mean).round().clip(0, 255).astype(np.uint8))
+
+
+def texture_stream(images: Tensor, size: int, *, seed: int, period: int) -> Callable[[int], Split]:
+    """New textures every `period` epochs; their label, 0, means nothing: they are for soft labels only."""
+    sets: dict[int, Split] = {}
+
+    def of_epoch(epoch: int) -> Split:
+        number = epoch // period
+        if number not in sets:
+            sets.clear()
+            drawn = textures(images, size, seed=seed, first=number * size).to(images.device)
+            sets[number] = Split(drawn, torch.zeros(size, dtype=torch.int64, device=images.device))
+        return sets[number]
+
+    return of_epoch

@@ -80,7 +80,7 @@ def sample(
             return torch.from_numpy(noise).to(device)
 
         def network(x: Tensor, sigma: float, given: Tensor = given) -> Tensor:
-            return _guided(model, x, torch.full((len(x),), sigma, device=device), given, guidance)
+            return generator.guided(model, x, torch.full((len(x),), sigma, device=device), given, guidance)
 
         # One sampler of three
         if model.config["consistency"]:
@@ -139,15 +139,6 @@ def _leaps(model, network, draw, steps: int) -> Tensor:
         x = x + sigma * draw()
         x = model.denoised(x, torch.tensor(sigma), network(x, sigma))
     return x
-
-
-def _guided(model, x, level, labels, guidance) -> Tensor:
-    if guidance == 1:
-        return model(x, level, labels)
-    none = torch.full_like(labels, model.classes)
-    both = model(torch.cat([x, x]), torch.cat([level, level]), torch.cat([labels, none]))
-    conditional, unconditional = both.chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
 
 
 def evaluations(knobs: dict) -> int:

@@ -5,11 +5,13 @@ Nothing in this file ever sees a test split. FID is not used: it does not predic
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,8 @@ def short_students(
     Parameters
     ----------
     val : real validation images
-    training : of each Student; its Teacher labels the images, and filters them where the knobs ask for it
+    training : of each Student; its Teacher labels the images, and filters them where the knobs ask for it; the mixture
+        of labels is that of the knobs, the same for all jobs of a call
     counts : images per class and synthetic set, int [K]; period : epochs between regenerations
     state : where the training of a single job is saved; several side by side save nothing
 
@@ -62,7 +65,10 @@ def short_students(
     sizes = (len(counts), val.images.shape[1], training.recipe.width, training.recipe.depth)
     students = [classifier.build(*sizes, k).to(device) for k in own]
 
-    # Train: one alone, or all side by side
+    # Train as the knobs say: one alone, or all side by side
+    training = replace(training, **jobs[0][1].labels())
+    if any(knobs.labels() != jobs[0][1].labels() for _, knobs, _ in jobs):
+        raise ValueError("Students that are trained side by side have one mixture of labels")
     if len(jobs) == 1:
         classifier.fit(students[0], streams[0], None, training, seed=own[0], state=state)
     else:
@@ -131,8 +137,13 @@ class Search:
         return self
 
     def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes, if there are any; the next call starts new ones."""
         if self.pool:
             self.pool.shutdown(cancel_futures=True)
+            self.pool = None
 
     def __call__(
         self, candidates: Sequence[tuple[Path, Knobs]], on_row: Callable[[dict], None] | None = None
@@ -140,7 +151,9 @@ class Search:
         """One row per candidate, as `summarise` makes it, in order; `on_row` gets each when it is known."""
         jobs = [(str(path), knobs, k) for path, knobs in candidates for k in range(self.students)]
         found, rows = [], []
-        for results in self._run([jobs[i : i + self.group] for i in range(0, len(jobs), self.group)]):
+        alike = [list(some) for _, some in itertools.groupby(jobs, lambda job: job[1].labels())]
+        groups = [some[i : i + self.group] for some in alike for i in range(0, len(some), self.group)]
+        for results in self._run(groups):
             found += results
             while len(found) >= self.students * (len(rows) + 1):
                 mine = found[self.students * len(rows) :][: self.students]
@@ -162,8 +175,8 @@ class Search:
             except (OSError, RuntimeError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 print(f"no worker processes here ({reason}): one Student after the other, with the same scores")
-                self.__exit__()
-                self.workers, self.pool = 1, None
+                self.close()
+                self.workers = 1
 
         # On the CPU with one thread, as a worker process has
         threads = torch.get_num_threads()
@@ -262,35 +275,34 @@ def _within(errors: int, worse: np.ndarray) -> bool:
 
 def tune(
     evaluate: Callable[[list[Knobs]], list[dict]],
-    *,
-    guidance: Iterable[float],
-    steps: Iterable[int],
-    churn: Iterable[float],
-    threshold: Iterable[float],
+    rounds: Iterable[dict[str, Sequence]],
+    start: Knobs,
+    rows: Sequence[dict] = (),
 ) -> tuple[Knobs, list[dict]]:
-    """Search the generation knobs: all of guidance x steps, then churn, then the filter threshold.
+    """Search the knobs, round by round: all combinations of a round's values around the setting chosen so far.
 
-    The last two are searched around the setting chosen so far (`cheapest`), which keeps the number of
-    Students linear in the number of values.
+    Chosen is what `cheapest` says. Rounds keep the number of Students linear in the number of values.
 
     Parameters
     ----------
     evaluate : several knobs -> a row for each as `summarise` makes it, on validation images
+    rounds : field of `Knobs` -> values, one dict a round
+    start : the setting around which the first round is searched, where there are no rows yet
+    rows : of a search before this one
 
     Returns
     -------
-    chosen knobs, and every row that was scored
+    chosen knobs, and every row that was scored, the earlier ones first
     """
-    grid = [Knobs(guidance=float(scale), steps=int(count)) for scale in guidance for count in steps]
-    rows = evaluate(list(dict.fromkeys(grid)))
-    for name, values in (("churn", churn), ("threshold", threshold)):
-        here = knobs_of(cheapest(rows))
-        around = [Knobs(**{**here.__dict__, name: float(value)}) for value in values]
+    rows = list(rows)
+    for values in rounds:
+        here = knobs_of(cheapest(rows)) if rows else start
+        around = [replace(here, **dict(zip(values, some))) for some in itertools.product(*values.values())]
         seen = [knobs_of(row) for row in rows]
-        rows = rows + evaluate([knobs for knobs in dict.fromkeys(around) if knobs not in seen])
+        rows += evaluate([knobs for knobs in dict.fromkeys(around) if knobs not in seen])
     return knobs_of(cheapest(rows)), rows
 
 
 def knobs_of(row: dict) -> Knobs:
     """The settings that a row scored."""
-    return Knobs(row["guidance"], row["steps"], row["churn"], row["threshold"])
+    return Knobs(**{field.name: row[field.name] for field in fields(Knobs)})
