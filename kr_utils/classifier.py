@@ -211,7 +211,7 @@ class Training:
 
 
 def epochs_within(epochs: int, images: int, *, batch: int, least_steps: int = 0, most_steps: int = 0) -> int:
-    """Epochs over so many training images: `epochs`, or the more that `least_steps` ask for, or what `most_steps` allow.
+    """Epochs over so many training images: `epochs`, or the more that `least_steps` ask, or what `most_steps` allow.
 
     least_steps, most_steps : optimiser steps, each of `batch` images; 0 is no limit
     """
@@ -362,8 +362,12 @@ def fit(
 
 
 def as_good_as(best: float, images: int) -> float:
-    """The lowest accuracy on so many images that is as good as the best: Wilson's bound of one standard error."""
-    return metrics.wilson(round(best * images), images, level=ONE_ERROR)[0] - 1e-9
+    """The lowest accuracy on so many images that is as good as the best one: Wilson's bound of one standard error.
+
+    Rounded down to a whole image, so that of 100 images 99 are as good as all.
+    """
+    low, _ = metrics.wilson(round(best * images), images, level=ONE_ERROR)
+    return math.floor(low * images) / images - 1e-9
 
 
 def _loss(model: nn.Module, training: Training, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:

@@ -75,6 +75,7 @@ INFO: dict[str, Info] = {
     "cifar100": Info("CIFAR-100", "torchvision", 100, 3, "not stated by its authors", hflip=True),
     "fashionmnist": Info("Fashion-MNIST", "torchvision", 10, 1, "MIT", hflip=True),
 }
+DIGITS = (300, 200, 1297)  # few to train on: something to lose and to leak; many to test on: it can be seen
 REFUSED = {
     "chestmnist": "is multi-label (several findings in one image); Knowledge Recycling needs one class per image"
 }
@@ -376,8 +377,7 @@ def _read_digits() -> dict[str, np.ndarray]:
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     arrays = {}
-    # Few to train on, so that there is something to lose and to leak; many to test on, so that it can be seen
-    for split, index in zip(SPLITS, _cut(bunch.target, (300, 200, 1297)), strict=True):
+    for split, index in zip(SPLITS, _cut(bunch.target, DIGITS), strict=True):
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = images[index], bunch.target[index]
     return arrays
 

@@ -83,3 +83,36 @@ def test_tuning_makes_one_step_images_that_look_like_the_data(tiny_generator, di
     assert abs(spread(model) - real) < 0.5 * abs(before - real)
     generator.save(model, tmp_path / "few.safetensors")
     assert generator.load(tmp_path / "few.safetensors").config["consistency"] is True
+
+
+def test_a_guide_follows_the_exact_path_and_extrapolates_between_no_class_and_class(monkeypatch):
+    """For Gaussian data the path is known: x at t lies at x sqrt(S^2 + r^2) / sqrt(S^2 + t^2) when it comes to r."""
+
+    class Denoiser(generator.Generator):
+        def forward(self, noisy, sigma, labels):
+            sigma, data = sigma.view(-1, 1, 1, 1), self.sigma_data
+            wanted = noisy * S**2 / (S**2 + sigma**2) + (labels < 2).view(-1, 1, 1, 1) * 0.5 * sigma
+            return (wanted - noisy * data**2 / (sigma**2 + data**2)) * (sigma**2 + data**2).sqrt() / (sigma * data)
+
+    model = Denoiser(2, (1, 8, 8), width=8, levels=1, layers=1)
+    x, t = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 1.0, 5.0])
+    r, none = 0.95 * t, torch.full((3,), 2)
+    exact = x * ((S**2 + r**2) / (S**2 + t**2)).sqrt().view(-1, 1, 1, 1)
+    assert torch.allclose(consistency.Guide(model, 1.0).step(x, t, r, none), exact, rtol=1e-3, atol=1e-4)
+
+    # A class pulls by 0.5 sigma: half of the way down, w times as far
+    shift = {w: consistency.Guide(model, w).step(x, t, r, torch.zeros(3).long()) - exact for w in (1.0, 3.0)}
+    assert torch.allclose(shift[3.0], 3 * shift[1.0], atol=1e-3)
+    assert torch.allclose(shift[1.0].mean((1, 2, 3)), 0.5 * (t - r), rtol=0.05)
+
+
+def test_the_guidance_goes_into_the_weights(tiny_generator, digits):
+    """Under a guide the target at r is another point of another path: another loss, and r is never 0."""
+    clean, labels = tiny_generator.encode(digits.train.images[:16]), digits.train.labels[:16]
+    losses = set()
+    for guide in (None, consistency.Guide(tiny_generator, 1.0), consistency.Guide(tiny_generator, 3.0)):
+        rng = torch.Generator().manual_seed(0)
+        losses.add(consistency.loss(tiny_generator, tiny_generator, clean, labels, 0.5, rng, guide).item())
+    assert len(losses) == 3
+    t = torch.tensor([0.02, 0.5, 3.0, 20.0])
+    assert (consistency.nearer(t, 0.0, consistency.GUIDED_FROM) > 0.3 * t).all()

@@ -68,7 +68,7 @@ def test_a_users_own_set_up_changes_nothing(tmp_path, user):
     environment, mark = user
     calm, meddled = drive(tmp_path / "calm"), drive(tmp_path / "meddled", **environment)
     assert not mark.exists(), "a start-up file or a foreign kernel ran"
-    for name in ("teacher.safetensors", "logits.npz", "metrics.json", "history.csv"):
+    for name in ("teacher-0.safetensors", "logits.npz", "metrics.json", "history.csv"):
         assert (calm / "01_teacher" / name).read_bytes() == (meddled / "01_teacher" / name).read_bytes(), name
     for stage in ("00_start_here", "01_teacher"):
         ours, theirs = ((folder / stage / "notebook.ipynb").read_text() for folder in (calm, meddled))

@@ -139,3 +139,59 @@ def test_a_filtered_set_is_more_to_the_teachers_taste(tiny_generator, teacher):
         return classifier.predict(teacher, made.images).softmax(1).gather(1, made.labels[:, None]).mean()
 
     assert belief(0.6) > belief(0.0)
+
+
+def test_textures_have_mean_spread_and_spectrum_of_the_images_and_nothing_else(digits):
+    real = digits.train.images
+    drawn = recycling.textures(real, 400, seed=0)
+    assert drawn.dtype == torch.uint8
+    assert drawn.shape == (400, 1, 8, 8)
+
+    # Clipping to bytes moves both a little
+    assert drawn.float().mean().item() == pytest.approx(real.float().mean().item(), abs=12)
+    one, other = (np.fft.fft2(x.numpy().astype(float) - x.float().mean().item()) for x in (real, drawn))
+    power = [np.log((np.abs(waves) ** 2).mean((0, 1)) + 1) for waves in (one, other)]
+    assert np.corrcoef(power[0].ravel(), power[1].ravel())[0, 1] > 0.95
+    phases = np.exp(1j * np.angle(other)).mean((0, 1))
+    assert np.abs(phases[1:, 1:]).max() < 0.25, "the place of a stroke is chance"
+
+
+def test_textures_of_colour_images_keep_how_channels_go_together():
+    rng = np.random.default_rng(0)
+    grey = rng.normal(128, 20, (300, 1, 6, 6))
+    real = torch.from_numpy(
+        np.concatenate([grey, 256 - grey, rng.normal(128, 20, grey.shape)], 1).clip(0, 255).astype("u1")
+    )
+    drawn = recycling.textures(real, 500, seed=1).double()
+    together = np.corrcoef(drawn.movedim(1, 0).flatten(1))
+    assert together[0, 1] < -0.97
+    assert abs(together[0, 2]) < 0.05
+
+
+def test_a_texture_depends_on_its_own_number_only(digits):
+    whole = recycling.textures(digits.train.images[:100], 8, seed=3)
+    assert torch.equal(whole[5:], recycling.textures(digits.train.images[:100], 3, seed=3, first=5))
+    epochs = recycling.texture_stream(digits.train.images[:100], 4, seed=3, period=2)
+    assert torch.equal(epochs(1).images, whole[:4])
+    assert torch.equal(epochs(2).images, whole[4:])
+
+
+def test_relabelled_images_have_the_teachers_most_likely_class(tiny_generator, teacher):
+    source = stream(tiny_generator, 2)
+    again = recycling.relabelled(source, teacher)
+    assert torch.equal(again(0).images, source(0).images)
+    assert torch.equal(again(0).labels, classifier.predict(teacher, source(0).images).argmax(1))
+    assert not torch.equal(again(2).images, again(1).images)
+
+
+def test_cycled_epochs_go_through_all_images(digits):
+    few = type(digits.train)(digits.train.images[:10], torch.arange(10))
+    epochs = recycling.cycled(few, 7)
+    assert torch.cat([epochs(e).labels for e in range(3)]).tolist() == [k % 10 for k in range(21)]
+    assert torch.equal(epochs(1).images[0], few.images[7])
+
+
+def test_images_can_be_drawn_without_a_class(tiny_generator):
+    unasked = recycling.SyntheticStream(tiny_generator, recycling.Knobs(steps=2), [0] * 10 + [5], seed=0, period=1)
+    none = torch.full((5,), tiny_generator.classes)
+    assert torch.equal(unasked(0).images, sampling.sample(tiny_generator, none, seed=0, steps=2))

@@ -251,7 +251,7 @@ def test_nothing_that_a_run_leaves_tells_where_or_by_whom_it_was_made(ran):
     }
     forms = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1]) if len(form) > 3}
     left = {path: path.read_bytes().decode(errors="ignore") for path in ran.runs.rglob("*") if path.is_file()}
-    assert {"notebook.ipynb", "manifest.json", "history.csv", "teacher.safetensors"} <= {path.name for path in left}
+    assert {"notebook.ipynb", "manifest.json", "history.csv", "teacher-0.safetensors"} <= {path.name for path in left}
     assert {(path.name, form) for path, text in left.items() for form in forms if form in text} == set()
     copy = json.loads((ran.stage("01_teacher") / "notebook.ipynb").read_text())
     assert copy["metadata"]["papermill"]["parameters"]["runs_dir"] == "<runs>"
@@ -260,7 +260,7 @@ def test_nothing_that_a_run_leaves_tells_where_or_by_whom_it_was_made(ran):
 
 @pytest.mark.slow
 def test_damaged_weights_are_made_again_with_the_same_bytes(ran):
-    weights = ran.stage("01_teacher") / "teacher.safetensors"
+    weights = ran.stage("01_teacher") / "teacher-0.safetensors"
     good = weights.read_bytes()
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     again = ran.run(ran.call())

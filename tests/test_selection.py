@@ -18,7 +18,7 @@ from kr_utils import classifier, generator, recycling, sampling, selection, stac
 
 def row(cas, cost=10, loss=1.0, correct=None, **knobs):
     correct = np.array(correct if correct is not None else [1.0] * round(100 * cas) + [0.0] * round(100 - 100 * cas))
-    base = {"guidance": 1.0, "steps": 12, "churn": 0.0, "threshold": 0.0} | knobs
+    base = dataclasses.asdict(recycling.Knobs()) | knobs
     losses = np.array(loss) if np.ndim(loss) else np.full(len(correct), float(loss))
     return base | {"cas": cas, "val_loss": losses.mean(), "cost": cost, "correct": correct, "loss": losses}
 
@@ -63,13 +63,21 @@ def test_tune_scores_each_setting_once_and_searches_around_the_best():
 
     def one(knobs):
         quality = 0.5 + 0.1 * (knobs.guidance == 2) + 0.1 * (knobs.steps == 9) + 0.1 * (knobs.churn == 3)
-        quality += 0.1 * (knobs.threshold == 0.5)
+        quality += 0.1 * (knobs.threshold == 0.5) + 0.05 * (knobs.hard_weight == 0.5)
         return row(quality, cost=knobs.steps * (1 + (knobs.guidance != 1)), **knobs.__dict__)
 
-    chosen, rows = selection.tune(evaluate, guidance=(1, 2), steps=(3, 9), churn=(0, 3), threshold=(0.5, 0.9))
-    assert chosen == recycling.Knobs(2.0, 9, 3.0, 0.5)
+    rounds = [{"guidance": (1, 2), "steps": (3, 9)}, {"churn": (0, 3)}, {"threshold": (0.5, 0.9)}]
+    start = recycling.Knobs(temperature=4.0)
+    many, rows = selection.tune(evaluate, rounds, start)
+    assert many == recycling.Knobs(2, 9, 3, 0.5, temperature=4.0)
     assert len(seen) == len(set(seen)) == len(rows) == 4 + 1 + 2, "churn 0 was already scored"
     assert all(k.guidance == 2 and k.steps == 9 for k in seen[4:])
+
+    # A search goes on from the rows of an earlier one
+    chosen, more = selection.tune(evaluate, [{"temperature": (1.0, 4.0), "hard_weight": (0.0, 0.5)}], start, rows)
+    assert chosen == dataclasses.replace(many, temperature=chosen.temperature, hard_weight=0.5)
+    assert more[:7] == rows
+    assert len(more) == len(seen) == 7 + 3, "the setting that it begins with was already scored"
 
 
 def shared(teacher, epochs=5):
@@ -186,15 +194,27 @@ def test_students_side_by_side_score_like_single_ones(digits, teacher, generator
 
 
 @pytest.mark.parametrize("number", [1, 2], ids=["alone", "side by side"])
-def test_short_students_follow_the_temperature_and_hard_weight_of_their_training(
-    digits, teacher, tiny_generator, number
-):
-    jobs, losses = [(tiny_generator, recycling.Knobs(steps=1), k) for k in range(number)], set()
+def test_short_students_follow_the_temperature_and_hard_weight_of_their_knobs(digits, teacher, tiny_generator, number):
+    losses, short = set(), shared(teacher, epochs=1)
     for labels in ({}, {"temperature": 4.0}, {"hard_weight": 1.0}):
-        short = shared(teacher)
-        short["training"] = dataclasses.replace(short["training"], epochs=1, **labels)
+        jobs = [(tiny_generator, recycling.Knobs(steps=1, **labels), k) for k in range(number)]
         losses.add(selection.short_students(jobs, digits.val, **short)[0]["loss"].mean().item())
     assert len(losses) == 3
+
+
+def test_students_of_one_network_have_one_mixture_of_labels(
+    digits, teacher, tiny_generator, generator_file, monkeypatch
+):
+    mixed = [recycling.Knobs(steps=1, hard_weight=h) for h in (0.0, 0.5, 0.5)]
+    with pytest.raises(ValueError, match="one mixture"):
+        selection.short_students([(tiny_generator, knobs, 0) for knobs in mixed], digits.val, **shared(teacher))
+
+    groups = []
+    search = selection.Search(digits.val, students=2, **shared(teacher))
+    search.group = 8  # as on a GPU
+    monkeypatch.setattr(search, "_run", lambda found: groups.extend(found) or [])
+    assert search([(generator_file, knobs) for knobs in mixed]) == []
+    assert [[knobs.hard_weight for _, knobs, _ in group] for group in groups] == [[0, 0], [0.5] * 4]
 
 
 SELECTING = [
