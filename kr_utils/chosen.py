@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kr_utils import classifier, recycling
-from kr_utils import generator as generators
+from kr_utils import classifier, generator, recycling
 from kr_utils.data import Dataset
 
 
@@ -38,8 +37,8 @@ def knobs(stage) -> recycling.Knobs:
     return recycling.Knobs(**stage.upstream["tuning"].metrics["knobs"])
 
 
-def generator(stage, device: str = "cpu") -> generators.Generator:
+def model(stage, device: str = "cpu") -> generator.Generator:
     """The Generator that 04 chose: the checkpoint of 03, or the few-step one that was made of it."""
     few = knobs(stage).few
     path = stage.upstream["tuning"].file("few.safetensors") if few else checkpoint(stage)
-    return generators.load(path, device)
+    return generator.load(path, device)

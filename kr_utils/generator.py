@@ -7,7 +7,7 @@ checkpoints. sampling.py turns the trained network into images.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +41,11 @@ class Generator(torch.nn.Module):
     width : channels of the finest level; each coarser level doubles it, up to `levels` levels while
         both sides stay even
     fold : 2 folds each 2x2 pixels into channels, which quarters the cost; 1 does not
-    mean : of the training pixels in [-1, 1], one per channel: the network sees images less their mean, for noise is
-        drawn around 0, and a distance from there would come back as a shift of the brightness
-    sigma_data : standard deviation of the training pixels around their mean
+    sigma_data : standard deviation of the training pixels in [-1, 1] around their mean
     consistency : trained to leap from any noise level to the image at once (consistency.py)
+
+    Its buffer `mean` is that of the training pixels, per channel: the network sees images less their mean, for noise is
+    drawn around 0, and a distance from there would come back as a shift of the brightness.
     """
 
     def __init__(
@@ -56,7 +57,6 @@ class Generator(torch.nn.Module):
         layers: int = 2,
         fold: int = 1,
         sigma_data: float = 0.5,
-        mean: Sequence[float] = (),
         consistency: bool = False,
     ):
         super().__init__()
@@ -71,10 +71,11 @@ class Generator(torch.nn.Module):
             "layers": layers,
             "fold": fold,
             "sigma_data": sigma_data,
-            "mean": list(mean) or [0.0] * channels,
             "consistency": consistency,
         }
         self.classes, self.shape, self.fold, self.sigma_data = classes, tuple(shape), fold, sigma_data
+
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
 
         # As many levels as the sides can be halved for
         sizes, usable = (height // fold, side // fold), 1
@@ -118,15 +119,12 @@ class Generator(torch.nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 [N, C, H, W] -> float in [-1, 1], less the mean, folded."""
-        return F.pixel_unshuffle(images.float() / 127.5 - 1 - self._mean(images.device), self.fold)
+        return F.pixel_unshuffle(images.float() / 127.5 - 1 - self.mean.to(images.device), self.fold)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`, clamped and rounded to uint8."""
-        pixels = F.pixel_shuffle(latents.float(), self.fold) + self._mean(latents.device)
+        pixels = F.pixel_shuffle(latents.float(), self.fold) + self.mean.to(latents.device)
         return pixels.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-    def _mean(self, device: torch.device) -> Tensor:
-        return torch.tensor(self.config["mean"], device=device)[:, None, None]
 
 
 def guided(model: Generator, x: Tensor, sigma: Tensor, labels: Tensor, guidance: float) -> Tensor:
@@ -145,11 +143,13 @@ def build(classes: int, images: Tensor, *, width: int, levels: int, layers: int,
     if height % fold or side % fold:
         fold = 1
     pixels = images.float() / 127.5 - 1
-    mean = [round(value, 4) for value in pixels.mean((0, 2, 3)).tolist()]
-    sigma_data = round((pixels - torch.tensor(mean)[:, None, None]).std().item(), 4)
+    mean = pixels.mean((0, 2, 3), keepdim=True)[0]
+    sigma_data = round((pixels - mean).std().item(), 4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Generator(classes, (channels, height, side), width, levels, layers, fold, sigma_data, mean)
+        model = Generator(classes, (channels, height, side), width, levels, layers, fold, sigma_data)
+    model.mean.copy_(mean)
+    return model
 
 
 @dataclass(frozen=True)
