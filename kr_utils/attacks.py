@@ -130,6 +130,8 @@ def attack(
 def audit(scored: dict[str, tuple[np.ndarray, np.ndarray]], seed: int = 0, draws: int = 1000) -> dict[str, dict]:
     """Metrics of each attack: auc, auc_low, auc_high, advantage, tpr_at_1pct_fpr, tpr_at_01pct_fpr.
 
+    blind_at_1pct_fpr is what an attack that sees nothing expects in the place of tpr_at_1pct_fpr.
+
     scored : attack -> scores of the members [M] and of the non-members [N], higher for likelier members
 
     A rate that the number of non-members cannot carry is None ("not estimable").
@@ -145,10 +147,36 @@ def audit(scored: dict[str, tuple[np.ndarray, np.ndarray]], seed: int = 0, draws
             "auc_high": high,
             "advantage": metrics.advantage(members, non_members, seed),
             "tpr_at_1pct_fpr": metrics.tpr_at_fpr(members, non_members, 0.01),
+            "blind_at_1pct_fpr": metrics.blind_tpr(len(non_members), 0.01),
             "tpr_at_01pct_fpr": metrics.tpr_at_fpr(members, non_members, 0.001),
             "members": len(members),
             "non_members": len(non_members),
         }
+    return rows
+
+
+def shift(
+    train: np.ndarray, validation: np.ndarray, test: np.ndarray, seed: int = 0, draws: int = 1000
+) -> dict[str, dict]:
+    """AUCs that say how much of a train-test AUC is a difference between the splits and no membership.
+
+    Validation and test images are both outsiders: an attack that tells them apart sees the splits. Validation images
+    chose the model's epoch, so that they are outsiders of its weights only.
+
+    Parameters
+    ----------
+    train, validation, test : scores of one attack [M], [V], [N]; no image of the last two may be in training
+
+    Returns
+    -------
+    "val_test" and "train_val" -> auc, auc_low, auc_high, first, second (the numbers of images); the first are taken
+    for the members
+    """
+    rows = {}
+    for name, first, second in (("val_test", validation, test), ("train_val", train, validation)):
+        low, high = np.clip(metrics.bootstrap_auc(first, second, seed, draws), 0, 1).tolist()
+        auc = metrics.attack_auc(first, second)
+        rows[name] = {"auc": auc, "auc_low": low, "auc_high": high, "first": len(first), "second": len(second)}
     return rows
 
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 MARK = "(!)"  # beside every number that is not to be believed
 FEWEST = 20  # images on each side without which a control shows nothing, caught or not
 HELD = "held"  # what a table says of controls that did as they must
+HALVES = "a leak is claimed from random halves only"
+
+Interval = tuple[float, float, float]  # value, low, high
 
 
 def of_classifiers(positive: dict, negative: dict[str, dict]) -> list[str]:
@@ -63,7 +66,7 @@ def _found(row: dict) -> bool:
 
 
 def _auc(row: dict) -> str:
-    return f"AUC {row['auc']:.3f} [{row['auc_low']:.3f}, {row['auc_high']:.3f}]"
+    return "AUC " + numbers(row["auc"], row["auc_low"], row["auc_high"])
 
 
 def told(doubts: Sequence[str]) -> str:
@@ -82,6 +85,32 @@ def doubt(attacked: dict, which: str) -> str:
 def controls(attacked: dict, which: str) -> str:
     """What a table says of stored metrics of 06: the doubts, `HELD`, or "" where nothing is known."""
     return doubt(attacked, which) or ("doubts" in attacked) * HELD
+
+
+def of_shift(train_test: Interval, val_test: Interval, train_val: Interval) -> str:
+    """What the loss attack's three AUCs say of membership and of the splits.
+
+    train_test, val_test, train_val : (auc, low, high); the first split is taken for the members
+    """
+    # Both are outsiders
+    told, whole = numbers(*val_test), f"the train-test AUC, {numbers(*train_test)}"
+    if val_test[1] > 0.5:
+        outsiders = f"validation images look like members beside test images (AUC {told}), though neither were in "
+        outsiders += f"training: so much of {whole}, may be a difference between the splits"
+    elif val_test[2] < 0.5:
+        outsiders = f"test images look like members beside validation images (AUC {told}), though neither were in "
+        outsiders += f"training: a difference between the splits may hide a part of {whole}"
+    else:
+        outsiders = f"validation and test images, neither in training, are not told apart (AUC {told}), beside {whole}"
+
+    # Members beside images of the same source, where the splits were cut from one
+    found = "are told" if train_val[1] > 0.5 else "are not told"
+    return f"{outsiders}; training images {found} from validation images (AUC {numbers(*train_val)}); {HALVES}"
+
+
+def numbers(value: float, low: float, high: float) -> str:
+    """A number with its interval, "0.532 [0.501, 0.562]"."""
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def marked(text: str, why: str) -> str:

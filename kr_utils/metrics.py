@@ -84,8 +84,52 @@ def cas_gap(student: np.ndarray, real: np.ndarray, labels: np.ndarray, seed: int
     return {"gap": float(difference.mean()), "gap_low": float(low), "gap_high": float(high)}
 
 
+def two_way(values: np.ndarray, seed: int = 0, draws: int = 2000, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean over seeds and test images, and its percentile bootstrap interval over both.
+
+    Seeds and images are drawn with replacement, independently; all drawn seeds see the drawn images, for they share the
+    test set (the "pigeonhole" bootstrap of Owen 2007). Where seeds and images act on their own it is the sum of both
+    spreads; what is luck of one seed on one image counts up to three times, so that such an interval is too wide rather
+    than too narrow. With one seed it is the bootstrap over images; a spread between seeds that is larger than the one
+    between images is underestimated by a few seeds.
+
+    Parameters
+    ----------
+    values : per seed and image [S, N]: a hit (0 or 1), a share of hits, or a difference of two
+
+    Returns
+    -------
+    mean, low, high
+    """
+    values = np.atleast_2d(np.asarray(values, dtype=float))
+    seeds, images = values.shape
+    rng = np.random.default_rng(seed)
+
+    # Images that are alike in every seed are drawn together: exact, and small for any test set.
+    patterns, counts = np.unique(values, axis=1, return_counts=True)
+    means = []
+    for size in _blocks(draws, patterns.shape[1]):
+        drawn_seeds = _counts(rng, seeds, size) / seeds
+        drawn_images = rng.multinomial(images, counts / images, size) / images
+        means.append(((drawn_seeds @ patterns) * drawn_images).sum(1))
+    low, high = np.quantile(np.concatenate(means), [0.5 - level / 2, 0.5 + level / 2])
+    return float(values.mean()), float(low), float(high)
+
+
+def _blocks(draws: int, width: int) -> list[int]:
+    """Sizes of blocks of draws, each of at most 32 MB where a draw is `width` floats."""
+    size = max(1, 2**22 // width)
+    return [min(size, draws - start) for start in range(0, draws, size)]
+
+
+def _counts(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
+    """How often each of `n` things is drawn, in `size` draws of n with replacement: [size, n]."""
+    drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+    return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+
+
 def mean_interval(values: list[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean over seeds and its Student-t interval; the interval is (nan, nan) for a single value."""
+    """Mean of independent values, say of datasets, and its Student-t interval; (nan, nan) for a single value."""
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
     if len(values) < 2:
@@ -123,6 +167,57 @@ def bootstrap_auc(
     return float(low), float(high)
 
 
+def two_way_auc(
+    first: tuple[np.ndarray, np.ndarray],
+    second: tuple[np.ndarray, np.ndarray] | None = None,
+    seed: int = 0,
+    draws: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """Mean over seeds of `attack_auc`, or of a difference of two, and its bootstrap interval as that of `two_way`.
+
+    Seeds, members and non-members are drawn with replacement; seeds share the members and the non-members.
+
+    Parameters
+    ----------
+    first, second : scores of members [S, M] and of non-members [S, N], the same images in both; `second` is subtracted
+
+    Returns
+    -------
+    mean, low, high
+    """
+    attacks = [(1, *first)] + ([(-1, *second)] if second else [])
+    (seeds, m), n = first[0].shape, first[1].shape[1]
+    rng = np.random.default_rng(seed)
+
+    # Where each member stands among the sorted non-members, from below and from above: apart where they tie
+    placed = []
+    for sign, members, non_members in attacks:
+        order = np.argsort(non_members, axis=1)
+        rows = [(a, b[o], o) for a, b, o in zip(members, non_members, order, strict=True)]
+        placed.append((sign, [(np.searchsorted(b, a), np.searchsorted(b, a, side="right"), o) for a, b, o in rows]))
+
+    def weighted(drawn_seeds: np.ndarray, drawn: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Weights of seeds [D, S], members [D, M] and non-members [D, N] -> [D]."""
+        total = np.zeros(len(drawn))
+        for sign, rows in placed:
+            for k, (low, high, order) in enumerate(rows):
+                below = np.cumsum(np.pad(others[:, order], ((0, 0), (1, 0))), axis=1)
+                total += sign * drawn_seeds[:, k] * (drawn * (below[:, low] + below[:, high])).sum(1) / 2
+        return total
+
+    # All weights alike give the value itself
+    values = []
+    for size in _blocks(draws, m + n):
+        drawn_seeds, drawn, others = (_counts(rng, k, size) / k for k in (seeds, m, n))
+        values.append(weighted(drawn_seeds, drawn, others))
+    ((value,), (low, high)) = (
+        weighted(*(np.full((1, k), 1 / k) for k in (seeds, m, n))),
+        np.quantile(np.concatenate(values), [0.5 - level / 2, 0.5 + level / 2]),
+    )
+    return float(value), float(low), float(high)
+
+
 def roc(members: np.ndarray, non_members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """False- and true-positive rates of every threshold, from (0, 0) to (1, 1)."""
     scores = np.concatenate([members, non_members])
@@ -140,6 +235,22 @@ def tpr_at_fpr(members: np.ndarray, non_members: np.ndarray, fpr: float) -> floa
         return None
     rates, hits = roc(members, non_members)
     return float(hits[rates <= fpr + 1e-12].max())
+
+
+def blind_tpr(non_members: int, fpr: float) -> float | None:
+    """The true-positive rate at `fpr` that an attack expects which sees nothing: (k + 1) / (n + 1).
+
+    `tpr_at_fpr` puts the threshold just above the (k + 1)-th of n non-members, k = fpr n rounded down, and a member of
+    the same distribution scores above it with that probability: 1.27 % for 156 non-members, not 1 %.
+    None ("not estimable") where `tpr_at_fpr` is.
+
+    Parameters
+    ----------
+    non_members : their number n
+    """
+    if non_members < round(1 / fpr):
+        return None
+    return (int(fpr * non_members + 1e-9) + 1) / (non_members + 1)
 
 
 def advantage(members: np.ndarray, non_members: np.ndarray, seed: int = 0) -> float:

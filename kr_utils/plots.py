@@ -14,8 +14,13 @@ from kr_utils import metrics, owned
 
 plt.style.use(["default", str(Path(__file__).with_name("kr.mplstyle"))])  # and nothing of a user's matplotlibrc
 MARKERS = "osD^vPX"
-COLOURS = {"real": "#0072B2", "student": "#D55E00", "control": "#009E73", "chance": "#666666"}
-TITLES = {"real": "real training", "student": "GKD Student", "control": "overfitted (positive control)"}
+COLOURS = {"real": "#0072B2", "ensemble": "#000000", "student": "#D55E00", "control": "#009E73", "chance": "#666666"}
+TITLES = {
+    "real": "real training",
+    "ensemble": "real ensemble",
+    "student": "GKD Student",
+    "control": "overfitted (positive control)",
+}
 
 
 class Plain(LogFormatter):
@@ -254,6 +259,39 @@ def bars(groups: list[str], series: dict[str, list[tuple[float, float, float]]],
     axis.set(ylabel=ylabel)
     axis.set_title(title)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def dots(names: list[str], series: dict[str, list[tuple]], xlabel: str, title: str, zero: bool = False) -> Figure:
+    """A line per name, from above; on it a dot with its interval for each series, in percent.
+
+    Parameters
+    ----------
+    series : name -> (value, low, high) as fractions, for each line; nan draws no dot, nan bounds no whisker
+    zero : whether to mark zero, for differences
+    """
+    step = 0.8 / len(series)
+    figure, axis = plt.subplots(figsize=(6.4, 1.5 + len(names) * max(0.28, 0.16 * len(series))))
+    known = {TITLES[key]: COLOURS[key] for key in TITLES}
+
+    # Stripes, so that the eye stays on its line
+    for k in range(0, len(names), 2):
+        axis.axhspan(k - 0.5, k + 0.5, color="#F2F2F2", lw=0, zorder=0)
+    if zero:
+        axis.axvline(0, color=COLOURS["chance"], lw=1, ls=":")
+
+    for k, (name, values) in enumerate(series.items()):
+        value, low, high = 100 * np.array(values, dtype=float).T
+        y = np.arange(len(names)) + (k - (len(series) - 1) / 2) * step
+        whiskers = np.nan_to_num([value - low, high - value]).clip(0)
+        style = {"color": known.get(name, f"C{k}"), "markersize": 5, "lw": 1.2, "capsize": 2, "label": name}
+        axis.errorbar(value, y, xerr=whiskers, fmt=MARKERS[k % 7], **style)
+
+    axis.set_yticks(range(len(names)), [_short(name, 30) for name in names])
+    axis.set(xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
+    axis.grid(False, axis="y")
+    axis.set_title(title)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 

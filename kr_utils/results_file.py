@@ -18,13 +18,21 @@ from kr_utils import InputError
 
 METHODS = {
     "real": "real",
+    "ensemble": "real ensemble",
     "hard_fixed": "hard, fixed",
     "soft_fixed": "soft, fixed",
     "hard_regenerated": "hard, regenerated",
     "gkd": "soft, regenerated (GKD)",
-    "soft_few": "soft, every epoch, few-step",
+    "teacher_argmax": "Teachers' class, hard",
+    "hard_prior": "hard, real prior",
+    "no_class": "soft, no class",
+    "textures": "soft, textures",
+    "real_images": "soft, real images",
 }
+OLDER = ("soft_few",)  # methods of an older form of this table
 ALL, ATTACKED, NONE = tuple(METHODS), ("real", "gkd"), ()
+REAL = ("real", "ensemble")  # trained on real images; all others are Students
+LEARNED = (*REAL, "gkd")  # these have a recall per class
 
 # column -> (kind of value, methods whose rows must have one); a column that no method must have may be missing
 COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -51,25 +59,60 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gap": ("difference", ALL),
     "gap_low": ("difference", ()),
     "gap_high": ("difference", ()),
-    "recall": ("shares", ATTACKED),
+    **{f"ensemble_gap{end}": ("difference", () if end else ALL) for end in ("", "_low", "_high")},
+    "classifiers": ("count", REAL),  # that were trained alike: `real` is their mean, `ensemble` what they say together
+    "agreement": ("share", ()),
+    "teacher_agreement": ("share", ()),
+    "few": ("count", ()),
+    "temperature": ("amount", ()),
+    "hard_weight": ("share", ()),
+    "recall": ("shares", LEARNED),
     "generalisation_gap": ("difference", ATTACKED),
     "aop": ("share", ATTACKED),
     **{f"mia_{key}": ("share", ATTACKED if key == "auc" else ()) for key in ("auc", "auc_low", "auc_high")},
     "mia_tpr_at_1pct_fpr": ("share", ()),
+    "mia_blind_at_1pct_fpr": ("share", ()),
+    **{
+        f"mia_{pair}_auc{end}": ("share", () if end else ATTACKED)
+        for pair in ("val_test", "train_val")
+        for end in ("", "_low", "_high")
+    },
     "mia_advantage": ("difference", ()),
     "mia_controls": ("text", ()),
     **{f"images_{key}": ("share", ()) for key in ("auc", "auc_low", "auc_high", "tpr_at_1pct_fpr")},
+    "images_blind_at_1pct_fpr": ("share", ()),
     **{f"images_{key}": ("difference", ()) for key in ("advantage", "minus_control", "minus_student")},
     "images_controls": ("text", ()),
     **{key: ("count", ()) for key in ("released", "nearer_than_any_test", "members", "non_members")},
     **{key: ("amount", ()) for key in ("nearest", "nearest_test")},
 }
+
+# Numbers with an interval over all seeds and images of the dataset, in <number>_two_low and <number>_two_high, the same
+# in all rows of a dataset and method -> kind of value, methods whose rows must have it.
+TWO_WAY: dict[str, tuple[str, tuple[str, ...]]] = {
+    "accuracy": ("share", ALL),
+    "gap": ("difference", ALL),
+    "ensemble_gap": ("difference", ALL),
+    "gkd_minus": ("difference", tuple(m for m in METHODS if m not in REAL)),  # GKD less this Student
+    "minus_hard": ("difference", tuple(m for m in METHODS if m not in REAL)),  # this Student less hard_regenerated
+    "mia_auc": ("share", ATTACKED),
+    "mia_val_test_auc": ("share", ATTACKED),
+    "mia_train_val_auc": ("share", ATTACKED),
+    "mia_minus_real": ("difference", ("gkd",)),
+    "images_auc": ("share", ()),
+    "images_minus_control": ("difference", ()),
+    "images_minus_student": ("difference", ()),
+}
+BOUNDS = {f"{name}_two_{end}": kind for name, kind in TWO_WAY.items() for end in ("low", "high")}
+COLUMNS |= BOUNDS
 # A column of these may be empty in every row, but it must be there: the tables read it.
-READ = ("resnet18", "commit", "settings", "mia_tpr_at_1pct_fpr")
-# What the table of the attack on the images reads: in a row that has images_auc none of these may be empty; and one
-# that few non-members leave empty, but its column must be there.
+READ = ("resnet18", "commit", "settings", "mia_tpr_at_1pct_fpr", "mia_blind_at_1pct_fpr", "agreement", "few")
+# What the table of the attack on the images reads: in a row that has images_auc none of these may be empty; and rates
+# that few non-members leave empty, but their columns must be there.
 IMAGES = ("images_minus_control", "images_minus_student", "released", "nearer_than_any_test", "members", "non_members")
-IMAGES_RATE = "images_tpr_at_1pct_fpr"
+IMAGES += tuple(name for name in BOUNDS if name.startswith("images_"))
+IMAGES_RATES = ("images_tpr_at_1pct_fpr", "images_blind_at_1pct_fpr")
+NEWER = ("ensemble_gap", "classifiers")  # the first columns that the form before this one has not
 REQUIRED = [name for name in COLUMNS if COLUMNS[name][1] or name in READ]
 
 # kind -> (pattern of one value, smallest, largest, in words); no "inf", "nan" or "1_0" passes
@@ -151,6 +194,8 @@ def check(text: str, where: Path | str, profile: str) -> None:
 
         # One row per run and method
         here += f" ({_name(row)})"
+        if row["method"] in OLDER:
+            raise _refused(where, f"of an older form: {here} has the method {row['method']}, which is no more")
         if row["method"] not in METHODS:
             raise _refused(where, f"{here}: no such method; there are {', '.join(METHODS)}")
         if row["profile"] != profile:
@@ -175,7 +220,8 @@ def _rows(text: str, where: Path | str):
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         header = next(reader, [])
         if missing := [name for name in REQUIRED if name not in header]:
-            raise _refused(where, f"no column {missing[0]}")
+            older = "of an older form: " if missing[0] in NEWER else ""
+            raise _refused(where, f"{older}no column {missing[0]}")
         if odd := [name for name in header if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name)]:
             raise _refused(where, f"a column {odd[0][:40]!r}, not a name of letters, digits and _")
         if doubled := [name for name in header if header.count(name) > 1]:
@@ -214,23 +260,27 @@ def _check_run(run: dict[str, dict], where: Path | str) -> None:
     """The arithmetic of a run: method -> its row."""
     # Its baseline
     some = next(iter(run.values()))
-    if missing := [method for method in ATTACKED if method not in run]:
+    if missing := [method for method in LEARNED if method not in run]:
         raise _refused(where, f"{_name(some | {'method': missing[0]})}: this row is missing")
-    real = float(run["real"]["accuracy"])
+    baselines = {"gap": ("real", "real training"), "ensemble_gap": ("ensemble", "the real ensemble")}
 
     for row in run.values():
-        # The gap
-        accuracy, gap = float(row["accuracy"]), float(row["gap"])
-        if abs(gap - (accuracy - real)) > 1e-9:
-            told = f"gap {gap:+.4f}, but accuracy less that of real training is {accuracy - real:+.4f}"
-            raise _refused(where, f"{_name(row)}: {told}")
+        # The gaps
+        accuracy = float(row["accuracy"])
+        for column, (method, words) in baselines.items():
+            gap, right_ = float(row[column]), accuracy - float(run[method]["accuracy"])
+            if abs(gap - right_) > 1e-9:
+                raise _refused(
+                    where, f"{_name(row)}: {column} {gap:+.4f}, but accuracy less that of {words} is {right_:+.4f}"
+                )
 
         # Counts of images
         counts = [int(n) for n in row["test_images"].split(";")]
         if row["test_images"] != some["test_images"] or len(counts) != len(row["classes"].split(";")):
             raise _refused(where, f"{_name(row)}: classes and test_images do not agree")
-        right = accuracy * sum(counts)
-        if not sum(counts) or abs(right - round(right)) > 1e-3:
+        alike = int(row["classifiers"]) if row["method"] == "real" else 1
+        right = accuracy * sum(counts) * alike
+        if not sum(counts) * alike or abs(right - round(right)) > 1e-3:
             raise _refused(where, f"{_name(row)}: accuracy {accuracy:g} is no share of {sum(counts)} images")
 
         # Recalls, which have four digits
@@ -241,7 +291,8 @@ def _check_run(run: dict[str, dict], where: Path | str) -> None:
             raise _refused(where, f"{_name(row)}: accuracy {accuracy:g} is not what the recalls add up to")
 
         # The attack on the images, whole or not at all
-        missing = [name for name in IMAGES if not row.get(name)] + [IMAGES_RATE] * (IMAGES_RATE not in row)
+        missing = [name for name in IMAGES if not row.get(name)]
+        missing += [name for name in IMAGES_RATES if name not in row]
         if row.get("images_auc") and missing:
             raise _refused(where, f"{_name(row)}: images_auc without {missing[0]}")
 
@@ -256,13 +307,28 @@ def _mean(shares: list[float], counts: list[int]) -> float:
 
 
 def _check_datasets(rows: list[dict], where: Path | str) -> None:
-    """What all rows of a dataset share."""
+    """What all rows of a dataset share, and all of a dataset and method."""
     first: dict[str, dict] = {}
     for row in rows:
         usual = first.setdefault(row["dataset"], row)
         for name in SAME:
             if row[name] != usual[name]:
                 raise _refused(where, f"{_name(row)}: {name} is not that of the dataset's other rows")
+
+    # Methods
+    methods: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        methods[row["dataset"], row["seed"]].add(row["method"])
+    for (dataset, seed), own in methods.items():
+        if own != methods[dataset, first[dataset]["seed"]]:
+            raise _refused(where, f"{dataset}, seed {seed}: its methods are not those of the dataset's other seeds")
+
+    # Intervals over seeds
+    like: dict[tuple[str, str], dict] = {}
+    for row in rows:
+        usual = like.setdefault((row["dataset"], row["method"]), row)
+        if other := [name for name in BOUNDS if row.get(name) != usual.get(name)]:
+            raise _refused(where, f"{_name(row)}: {other[0]} is not that of the method's other seeds")
 
 
 def _name(row: dict) -> str:

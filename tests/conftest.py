@@ -1,11 +1,13 @@
 """Shared fixtures: small real data, a tiny trained Generator, isolated run folders."""
 
+import copy
 import errno
 import json
 import os
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import psutil
@@ -14,7 +16,7 @@ import torch
 from hypothesis import settings
 from safetensors.torch import load_file
 
-from kr_utils import classifier, data, generator, stages
+from kr_utils import classifier, data, generator, metrics, stages
 
 ROOT = stages.ROOT
 
@@ -89,6 +91,101 @@ def own_set(folder, arrays, name="mine", **changes):
     (folder / f"{name}.json").write_text(json.dumps(about | {"licence": "my own"} | changes))
     np.savez(folder / f"{name}.npz", **arrays)
     return folder / f"{name}.npz"
+
+
+LABELS = np.repeat([0, 1], [10, 30])  # of the test images of a made-up run
+
+
+def saying(first, second, certain=2.0):
+    """Logits [40, 2] of a classifier that is right about so many images of each class, the first ones."""
+    said = 1 - LABELS
+    said[:first], said[10 : 10 + second] = 0, 1
+    return certain * np.eye(2)[said].astype(np.float32)
+
+
+ABLATION = {
+    "hard_fixed": (2, 24), "soft_fixed": (5, 24), "hard_regenerated": (4, 25), "soft_regenerated": (6, 24),
+    "textures": (0, 27),
+}  # fmt: skip
+
+
+def finished_run(seed=0, ablation=ABLATION):
+    """What the store hands out of a finished run, as far as rows and tables need it: 40 test images of two classes.
+
+    ablation : Student -> how many of 10 and of 30 images it is right about
+    """
+    # What was predicted
+    rng = np.random.default_rng(seed)
+    logits = {"teacher": {"test": np.stack([saying(4, 27), saying(6, 27, 3)])}, "distillation": {}}
+    for name, right in ablation.items():
+        key = "test" if name == "soft_regenerated" else f"test_{name}"
+        logits["distillation"][key] = saying(*right)
+    cas = {name: sum(right) / 40 for name, right in ablation.items()}
+
+    # What was attacked: 100 members, 30 validation images, 40 others
+    names = ("real_loss", "student_loss", "images_nearest", "images_fewer", "split_control")
+    scores = {f"{n}_{side}": rng.normal(0.3 * (side == "in"), 1, size) for n in names
+              for side, size in (("in", 100), ("out", 40), ("val", 30))}  # fmt: skip
+    auc = {n: metrics.attack_auc(scores[f"{n}_in"], scores[f"{n}_out"]) for n in names}
+    row = {"tpr_at_1pct_fpr": None, "blind_at_1pct_fpr": None, "advantage": 0.1, "members": 100, "non_members": 40}
+    row |= {"auc_low": 0.4, "auc_high": 0.8}
+    shift = {
+        who: {
+            "val_test": {"auc": metrics.attack_auc(scores[f"{who}_loss_val"], scores[f"{who}_loss_out"])},
+            "train_val": {"auc": metrics.attack_auc(scores[f"{who}_loss_in"], scores[f"{who}_loss_val"])},
+        }
+        for who in ("real", "student")
+    }
+    for found in shift.values():
+        for each in found.values():
+            each |= {"auc_low": 0.2, "auc_high": 0.9}
+
+    # Numbers, as the notebooks store them
+    rows = {
+        name: {"cas": value, "val_cas": 0.7, "gap": value - 0.8, "gap_low": -0.5, "gap_high": 0.4, "epoch": 3}
+        | {"ensemble_gap": value - 0.825, "ensemble_gap_low": -0.5, "ensemble_gap_high": 0.4, "agreement": 0.9}
+        for name, value in cas.items()
+    }
+    (first, second), mine = ablation["soft_regenerated"], rows["soft_regenerated"]
+    stored = {
+        "start": {"title": "Digits"},
+        "teacher": {
+            "members": 2, "test_accuracy": 0.8, "test_accuracies": [0.775, 0.825], "test_auc": 0.9,
+            "val_accuracy": 0.82, "test_recall": [0.5, 0.9], "test_confusion": [[5.0, 5.0], [3.0, 27.0]],
+            "test_counts": [10, 30], "ensemble_val_accuracy": 0.83, "ensemble_test_accuracy": 0.825,
+            "ensemble_test_auc": 0.91, "ensemble_test_recall": [0.6, 0.9],
+            "ensemble_test_confusion": [[6, 4], [3, 27]], "class_names": ["a;b", "=c"],
+        },
+        "generator": {}, "checkpoints": {}, "tuning": {},
+        "distillation": {
+            "cas": mine["cas"], "cas_gap": mine["gap"], "ensemble_gap": mine["ensemble_gap"], "cas_auc": 0.85,
+            "cas_recall": [first / 10, second / 30],
+            "cas_confusion": [[first, 10 - first], [30 - second, second]],
+            "real_test_accuracy": 0.8, "ensemble_test_accuracy": 0.825, "ablation": rows, "teacher_agreement": 0.6,
+            "knobs": {"guidance": 1.0, "few": 1, "temperature": 2.0, "hard_weight": 0.5},
+        },
+        "membership": {
+            "real": {"loss": row | {"auc": auc["real_loss"]}}, "student": {"loss": row | {"auc": auc["student_loss"]}},
+            "images": row | {"auc": auc["images_nearest"]}, "lambda": 2.0, "shift": shift,
+            "real_aop": 0.5, "student_aop": 0.5, "real_generalisation_gap": 0.1, "student_generalisation_gap": 0.05,
+            "images_minus_control": {"difference": auc["images_fewer"] - auc["split_control"]},
+            "images_minus_student": {"difference": auc["images_nearest"] - auc["student_loss"]},
+            "released": 100, "nearest": 3.0, "nearest_test": 4.0, "nearer_than_any_test": 1,
+            "believed": True, "doubts": {"models": [], "images": []},
+        },
+    }  # fmt: skip
+    files = {(stage, "logits.npz"): arrays for stage, arrays in logits.items()}
+    files["membership", "scores.npz"] = scores | {"labels_test": LABELS}
+
+    def done(stage, numbers):
+        machine = {"cpu": "CPU", "gpu": None, "threads": 1}
+        manifest = {"hardware": machine, "versions": {"torch": "2"}, "git_commit": None, "seconds": 60.0}
+        manifest["fingerprint"] = f"{stage}{seed}"
+        return types.SimpleNamespace(
+            metrics=copy.deepcopy(numbers), manifest=manifest, budget={}, npz=lambda name: files[stage, name]
+        )
+
+    return {stage: done(stage, numbers) for stage, numbers in stored.items()}
 
 
 def assert_no_pickle_inside(folder):

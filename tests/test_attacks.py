@@ -103,6 +103,27 @@ def test_negative_control_catches_an_attack_that_sees_the_answer(monkeypatch):
     assert all(abs(row["auc"] - 0.5) > 4 * row["auc_error"] for row in control.values())
 
 
+def test_the_blind_rate_stands_beside_the_rate_of_an_attack():
+    rng = np.random.default_rng(0)
+    rows = attacks.audit({"loss": (rng.normal(size=50), rng.normal(size=156))}, draws=20)
+    assert rows["loss"]["blind_at_1pct_fpr"] == pytest.approx(2 / 157)
+    assert attacks.audit({"loss": (np.arange(5.0), np.arange(50.0))}, draws=20)["loss"]["blind_at_1pct_fpr"] is None
+
+
+def test_a_difference_between_splits_is_seen_without_members():
+    """Test images of another source, and a model that has memorised nothing: only the outsiders' AUC tells."""
+    rng = np.random.default_rng(0)
+    train, validation, test = rng.normal(1, 1, 400), rng.normal(1, 1, 150), rng.normal(0, 1, 300)
+    assert metrics.attack_auc(train, test) > 0.7, "it looks like membership"
+    found = attacks.shift(train, validation, test, draws=200)
+    assert found["val_test"]["auc_low"] > 0.6
+    assert found["train_val"]["auc_low"] < 0.5 < found["train_val"]["auc_high"]
+    assert (found["val_test"]["first"], found["val_test"]["second"]) == (150, 300)
+    assert (found["train_val"]["first"], found["train_val"]["second"]) == (400, 150)
+    assert found["val_test"]["auc"] == metrics.attack_auc(validation, test)
+    assert found["train_val"]["auc"] == metrics.attack_auc(train, validation)
+
+
 def test_paired_difference_is_narrower_than_unpaired():
     rng = np.random.default_rng(0)
     base_in, base_out = rng.normal(0.6, 1, 400), rng.normal(0, 1, 400)

@@ -100,6 +100,30 @@ def test_a_gap_between_classifiers_that_learned_nothing_is_named(accuracies, rec
     assert belief.empty_gap((10, 30), accuracies, recalls) == words
 
 
+WHOLE, SAME = (0.576, 0.55, 0.60), (0.51, 0.48, 0.54)
+
+
+@pytest.mark.parametrize(
+    ("val_test", "train_val", "words"),
+    [
+        (
+            (0.552, 0.52, 0.58),
+            SAME,
+            "validation images look like members beside test images (AUC 0.552 [0.520, 0.580])",
+        ),
+        ((0.45, 0.42, 0.48), SAME, "test images look like members beside validation images (AUC 0.450 [0.420, 0.480])"),
+        (SAME, (0.57, 0.54, 0.60), "validation and test images, neither in training, are not told apart (AUC 0.510"),
+    ],
+)
+def test_what_the_three_aucs_say_of_membership_and_of_the_splits(val_test, train_val, words):
+    told = belief.of_shift(WHOLE, val_test, train_val)
+    assert told.startswith(words)
+    assert "the train-test AUC, 0.576 [0.550, 0.600]" in told
+    seen = "not told" if train_val == SAME else "told"
+    assert f"training images are {seen} from validation images (AUC {belief.numbers(*train_val)})" in told
+    assert told.endswith("; a leak is claimed from random halves only")
+
+
 class Stage:
     def finish(self, results):
         self.results = json.loads(json.dumps(results, allow_nan=False))

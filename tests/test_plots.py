@@ -61,6 +61,22 @@ def test_bars_are_in_percent_and_whiskers_only_where_known():
     assert "axis cut" in axis.get_ylabel(), "an axis that does not begin at zero says so"
 
 
+def test_dots_are_in_percent_on_their_lines_with_whiskers_only_where_known():
+    nan = float("nan")
+    series = {"d": [(0.01, -0.02, 0.03), (nan, nan, nan)], "e": [(-0.05, nan, nan), (0.0, 0.0, 0.0)]}
+    figure = plots.dots(["first", "second"], series, "points", "t", zero=True)
+    axis = figure.axes[0]
+    (d, e), bars = axis.containers, [container[2][0].get_segments() for container in axis.containers]
+    assert d[0].get_xdata()[0] == pytest.approx(1)
+    assert np.isnan(d[0].get_xdata()[1]), "no dot where nothing was run"
+    assert e[0].get_xdata().tolist() == pytest.approx([-5, 0])
+    assert [x for x, _ in bars[0][0]] == pytest.approx([-2, 3])
+    assert np.ptp([x for x, _ in bars[1][0]]) == 0, "no whisker without an interval"
+    assert all(k - 0.5 < y < k + 0.5 for line in (d, e) for k, y in enumerate(line[0].get_ydata()))
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["first", "second"]
+    assert axis.get_ylim() == (1.5, -0.5), "the first line is the upper one"
+
+
 def test_confusion_shows_every_count():
     figure = plots.confusion(np.array([[5, 1], [0, 7]]), ("a", "b"))
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["1", "5", "7"]
