@@ -434,9 +434,9 @@ def brings_told(table: pd.DataFrame) -> list[str]:
         for name, (more, less, words) in CONTRASTS.items():
             known = {title: found[name] for title, found in every.items() if not np.isnan(found[name][0])}
             sides = {
-                "helps on": [title for title, (_, low, _) in known.items() if low > 0],
-                "harms on": [title for title, (_, _, high) in known.items() if high < 0],
-                "cannot be told from nothing on": [t for t, (_, low, high) in known.items() if low <= 0 <= high],
+                "raises the accuracy on": [title for title, (_, low, _) in known.items() if low > 0],
+                "lowers the accuracy on": [title for title, (_, _, high) in known.items() if high < 0],
+                "cannot be told from zero on": [t for t, (_, low, high) in known.items() if low <= 0 <= high],
             }
             found = "; ".join(f"{side} {', '.join(titles)}" for side, titles in sides.items() if titles)
             pair = f"{METHODS[more]} minus {METHODS[less]}"
@@ -532,6 +532,15 @@ def dots(table: pd.DataFrame, methods: Iterable[str], key: str) -> dict[str, lis
     """For a figure: dataset -> a column's mean and interval for each method, nan where it was not run."""
     names = labels(table)
     return {names[name]: [interval(rows, method, key) for method in methods] for name, rows in table.groupby("dataset")}
+
+
+def in_words(names: Iterable[str], series: Mapping[str, list[Interval]], sign: str = "") -> str:
+    """What a figure of `plots.dots` shows, for its alt text: "A: x 1.0 [0.5, 1.5], y ...; B: ..."."""
+    names = list(names)
+    return "; ".join(
+        f"{one}: " + ", ".join(f"{name} {number(v, sign=sign)}" for name, v in zip(names, values) if not np.isnan(v[0]))
+        for one, values in series.items()
+    )
 
 
 def points(table: pd.DataFrame) -> list[dict]:

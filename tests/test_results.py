@@ -142,9 +142,13 @@ def test_what_brings_what_is_told_by_whether_the_interval_excludes_zero():
     told = results.brings_told(pd.concat([a, b], ignore_index=True))
     assert len(told) == 6, "no sentence of what was not run"
     assert told[0].startswith("Generator, profile laptop (images of the Generator instead of random textures: soft, ")
-    assert told[0].endswith("helps on A; cannot be told from nothing on B.")
-    assert next(line for line in told if line.startswith("synthetic")).endswith("real images): harms on A.")
-    assert next(line for line in told if line.startswith("regen")).endswith("soft, fixed): helps on A, B.")
+    assert told[0].endswith("raises the accuracy on A; cannot be told from zero on B.")
+    assert next(line for line in told if line.startswith("synthetic")).endswith(
+        "real images): lowers the accuracy on A."
+    )
+    assert next(line for line in told if line.startswith("regen")).endswith(
+        "soft, fixed): raises the accuracy on A, B."
+    )
 
 
 def test_the_attack_on_the_images_has_a_table_of_the_rows_that_have_it():
