@@ -370,6 +370,8 @@ def accuracy(table: pd.DataFrame) -> pd.DataFrame:
     for profile, title, rows in _datasets(table):
         seeds, published = rows.seed.nunique(), rows.resnet18.iloc[0]
         few = mean_of(rows, "gkd", "few")
+
+        # Percent, and points where a gap stands
         out.append(
             {
                 "profile": profile,

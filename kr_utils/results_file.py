@@ -103,14 +103,16 @@ TWO_WAY: dict[str, tuple[str, tuple[str, ...]]] = {
     "images_minus_control": ("difference", ()),
     "images_minus_student": ("difference", ()),
 }
-BOUNDS = {f"{name}_two_{end}": kind for name, kind in TWO_WAY.items() for end in ("low", "high")}
+BOUNDS = {f"{name}_two_{end}": TWO_WAY[name] for name in TWO_WAY for end in ("low", "high")}
 COLUMNS |= BOUNDS
 # A column of these may be empty in every row, but it must be there: the tables read it.
 READ = ("resnet18", "commit", "settings", "mia_tpr_at_1pct_fpr", "mia_blind_at_1pct_fpr", "agreement", "few")
 # What the table of the attack on the images reads: in a row that has images_auc none of these may be empty; and rates
 # that few non-members leave empty, but their columns must be there.
 IMAGES = ("images_minus_control", "images_minus_student", "released", "nearer_than_any_test", "members", "non_members")
-IMAGES += tuple(name for name in BOUNDS if name.startswith("images_"))
+IMAGES += tuple(
+    f"images_{name}_two_{end}" for name in ("auc", "minus_control", "minus_student") for end in ("low", "high")
+)
 IMAGES_RATES = ("images_tpr_at_1pct_fpr", "images_blind_at_1pct_fpr")
 NEWER = ("ensemble_gap", "classifiers")  # the first columns that the form before this one has not
 REQUIRED = [name for name in COLUMNS if COLUMNS[name][1] or name in READ]

@@ -122,13 +122,15 @@ def check_schema(root, dataset):
     assert {"train_accuracy", "val_accuracy", "test_accuracy"} <= set(teacher)
     assert {"cas", "cas_gap"} <= set(student)
     assert student["cas_gap"] == pytest.approx(student["cas"] - teacher["test_accuracy"])
-    assert len(student["ablation"]) in (4, 5)  # the few-step row is there where Tuning kept it
+    assert student["ensemble_gap"] == pytest.approx(student["cas"] - teacher["ensemble_test_accuracy"])
+    assert len(student["ablation"]) == 9, "the four of the 2x2, and five controls"
     assert all("cas" in row for row in student["ablation"].values())
     for who in ("real", "student"):
         assert len([a for a in attack[who]]) == 3
         for row in attack[who].values():
-            assert {"auc", "auc_low", "auc_high", "tpr_at_1pct_fpr", "advantage"} <= set(row)
+            assert {"auc", "auc_low", "auc_high", "tpr_at_1pct_fpr", "blind_at_1pct_fpr", "advantage"} <= set(row)
             assert row["auc_low"] <= row["auc"] <= row["auc_high"]
+        assert set(attack["shift"][who]) == {"val_test", "train_val"}
 
 
 TRACE = """
@@ -184,6 +186,7 @@ def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
         "checkpoints-digits",
         "tuning-digits",
         "ablation",
+        "brings",
         "cas",
         "roc-digits",
         "utility-privacy",

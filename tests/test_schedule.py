@@ -221,9 +221,9 @@ def test_the_live_table_has_a_row_per_run_and_elapsed_and_expected_times(tmp_pat
     assert "02_generator  failed: cell 3" in told.console.export_text(), "what failed stays above the table"
 
 
-LEARNED = {"test_accuracy": 0.8, "test_recall": [0.5, 0.9], "test_confusion": [[5, 5], [3, 27]]}
-ONE_CLASS = {"test_accuracy": 0.75, "test_recall": [0.0, 1.0], "test_confusion": [[0, 10], [0, 30]]}
-GAP = {"gap_low": -0.1, "gap_high": 0.05}
+LEARNED = {"test_accuracy": 0.8, "test_recall": [0.5, 0.9], "test_counts": [10, 30]}
+ONE_CLASS = {"test_accuracy": 0.75, "test_recall": [0.0, 1.0], "test_counts": [10, 30]}
+GAP = {"gap_low": -0.1, "gap_high": 0.05, "ensemble_gap": -0.0725}
 SOUND = {who: {"loss": {"auc": auc}} for who, auc in (("real", 0.598), ("student", 0.561))}
 DOUBTED = SOUND | {"believed": False, "doubts": {"models": ["the positive control was not caught"], "images": []}}
 
@@ -261,6 +261,7 @@ def test_the_closing_table_says_no_more_than_is_known(tmp_path, width):
     student = {"cas": 0.75, "cas_gap": -0.05, "cas_recall": [0.6, 0.8], **GAP}
     text = closing(tmp_path, LEARNED, student, SOUND, width)
     assert "-5.00 [-10.00, +5.00]" in text
+    assert "-7.25" in text, "the gap to the ensemble"
     assert "0.598" in text
     assert "(!)" not in text
 

@@ -11,7 +11,7 @@ from kr_utils.driver import plan
 
 STAGES = [stage for stage in stages.STAGES if stage != "compare"]
 
-SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "AUC real", "AUC Student", "time")
+SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "to ensemble", "AUC real", "AUC Student", "time")
 UNKNOWN_WIDTH = 160  # columns, where the output is no terminal
 
 
@@ -116,7 +116,10 @@ class Reporter:
         return word
 
     def summary(self, seconds: dict[plan.Job, float]) -> None:
-        """The closing table; real and CAS are test accuracies, AUC is the loss attack's."""
+        """The closing table; real and CAS are test accuracies, AUC is the loss attack's on one classifier of each.
+
+        Gaps are in points, to the mean of the real classifiers and to their ensemble.
+        """
         from rich.table import Table
 
         table, rows = Table(*SUMMARY), results(self.jobs, seconds)
@@ -167,9 +170,13 @@ def of_stages(cells: dict[tuple[str, int], dict[str, str]], console, title: str 
 
 def narrow(row: list[str]) -> list[str]:
     """A row of the closing table as lines of words."""
-    dataset, seed, real, cas, gap, auc_real, auc_student, time_ = row
+    dataset, seed, real, cas, gap, to_ensemble, auc_real, auc_student, time_ = row
     lines = [f"{dataset} seed {seed}: real {real}, CAS {cas}, {time_}", f"  gap {gap}{' points' * (gap[-1:] == ']')}"]
-    return [*lines, f"  AUC of the loss attack: real {auc_real}, Student {auc_student}"]
+    return [
+        *lines,
+        f"  gap to the real ensemble {to_ensemble}",
+        f"  AUC of the loss attack: real {auc_real}, Student {auc_student}",
+    ]
 
 
 def duration(seconds: float) -> str:
@@ -206,16 +213,17 @@ def results(jobs: list[plan.Job], seconds: dict[plan.Job, float]) -> list[list[s
     rows = []
     for (dataset, seed), mine in finished(jobs).items():
         found = {job.stage: done.metrics for job, done in mine.items() if done}
-        row = [dataset, str(seed)] + ["-"] * 5
+        row = [dataset, str(seed)] + ["-"] * 6
         if "teacher" in found:
             row[2] = f"{found['teacher']['test_accuracy']:.4f}"
         if "distillation" in found:
             row[3] = f"{found['distillation']['cas']:.4f}"
             row[4] = gap(found.get("teacher"), found["distillation"])
+            row[5] = f"{100 * found['distillation']['ensemble_gap']:+.2f}"
         if "membership" in found:
             why = belief.doubt(found["membership"], "models")
             aucs = [found["membership"][who]["loss"]["auc"] for who in ("real", "student")]
-            row[5:7] = [belief.marked(f"{auc:.3f}", why) for auc in aucs]
+            row[6:8] = [belief.marked(f"{auc:.3f}", why) for auc in aucs]
         total = sum(seconds.get(job, done.manifest["seconds"] if done else 0) for job, done in mine.items())
         rows.append([*row, duration(total)])
     return rows
@@ -242,9 +250,8 @@ def gap(teacher: dict | None, student: dict) -> str:
     teacher, student : metrics of 01 and 05
     """
     if teacher:
-        counts = [sum(row) for row in teacher["test_confusion"]]
         recalls = teacher["test_recall"], student["cas_recall"]
-        if words := belief.empty_gap(counts, (teacher["test_accuracy"], student["cas"]), recalls):
+        if words := belief.empty_gap(teacher["test_counts"], (teacher["test_accuracy"], student["cas"]), recalls):
             return f"{100 * student['cas_gap']:+.2f}: {words}"
     low, high = 100 * student["gap_low"], 100 * student["gap_high"]
     return f"{100 * student['cas_gap']:+.2f} [{low:+.2f}, {high:+.2f}]"
