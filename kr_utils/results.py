@@ -634,12 +634,14 @@ def section(table: pd.DataFrame) -> str:
             for name, rows in table.groupby("profile", sort=False)
             if rows.dataset.nunique() > 1
         ),
+        # Which idea brings what
         "The ablation, test accuracy in percent, mean over seeds; in brackets the percentage of test images on which "
         "Student and Teachers say the same class:",
         markdown(ablation(table)),
         "What brings what: differences of two Students' accuracies in points.",
         markdown(brings(table)),
         "\n".join(f"* {escape(line)}" for line in brings_told(table)),
+        # What leaks
         ATTACKS,
         markdown(attacks(table)),
         *(escape(line) for line in doubted(table, "mia")),
