@@ -10,7 +10,7 @@ RUN := PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python
 
 BENCH_ARGS ?= --out benchmarks/results.md
 
-.PHONY: figures test lab lint bench clear clean
+.PHONY: figures test lab lint bench compare clear clean
 
 figures: $(VENV)/.installed  ## reproduce the figures (digits, quick, seed 0); ARGS="--datasets breastmnist" for others
 	$(RUN) run_all.py $(ARGS)
@@ -27,6 +27,9 @@ lint: $(VENV)/.installed  ## format and lint, code and notebooks
 
 bench: $(VENV)/.installed  ## speed against what people would otherwise use; BENCH_ARGS=--quick for minutes
 	$(RUN) benchmarks/run.py $(BENCH_ARGS)
+
+compare: $(VENV)/.installed  ## budgets against each other, without a test split: benchmarks/budget.md
+	$(RUN) benchmarks/compare.py $(ARGS)
 
 clear: $(VENV)/.installed  ## remove the outputs of edited notebooks before committing them
 	$(RUN) -m nbconvert --clear-output --inplace notebooks/*.ipynb

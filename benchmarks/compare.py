@@ -356,18 +356,23 @@ def call(command: list[str]) -> int:
         raise
 
 
-def cells_of(comparison: Comparison, budget: Budget, known: dict[tuple, cells.Cell]) -> list[cells.Cell]:
+def cells_of(
+    comparison: Comparison, budget: Budget, known: dict[tuple, cells.Cell], only: tuple[int, str] | None = None
+) -> list[cells.Cell]:
     """The finished cells of a budget, by seed, set and fold.
 
+    Parameters
+    ----------
     known : cells that were read before, which are not read again; new ones are added
+    only : look for new ones of this seed and set; a plan of all cells takes seconds
     """
     order = [*itertools.product(comparison.seeds, comparison.datasets)]
     keys = {(seed, name, k): fold for seed, name in order for k, fold in enumerate(comparison.datasets[name], 1)}
-    missing = [key for key in keys if (budget.name, *key) not in known]
-    if missing:
-        names = list(dict.fromkeys(name for _, name, _ in missing))
-        done = cells.finished(comparison.jobs(budget, names, comparison.seeds))
-        for seed, name, k in missing:
+    new = [key for key in keys if (budget.name, *key) not in known and only in (None, key[:2])]
+    if new:
+        seeds, names = ([*dict.fromkeys(key[place] for key in new)] for place in (0, 1))
+        done = cells.finished(comparison.jobs(budget, names, seeds))
+        for seed, name, k in new:
             fold = keys[seed, name, k]
             if (fold, seed) in done:
                 images = comparison.data / f"{fold}.npz"
@@ -509,9 +514,9 @@ def document(comparison: Comparison, found: dict[str, list[cells.Cell]]) -> str:
         f"Profile {comparison.profile}, until {comparison.until}, seeds {seeds}; commit {', '.join(commits)}; "
         f"{'; '.join(where)}. Cross-validation inside train + validation; no test split.",
         "\n".join(f"* {b.name}: {' '.join(b.settings) or 'the profile as it is'}" for b in comparison.budgets),
-        "Percent and points. Each set counts alike. Means are of a budget's own cells; the difference is paired by "
-        "set, fold, seed and image, with its 95 % interval (benchmarks/paired.py). A set is lost where that interval is all "
-        f"below zero or the mean below -{100 * comparison.margin:g}. Minutes are those of all stages, shared ones too.",
+        "Percent and points; each set counts alike. Means are of a budget's own cells. The difference is paired by "
+        "set, fold, seed and image, with its 95 % interval (benchmarks/paired.py). A set is lost where that is "
+        f"all below zero or the mean below -{100 * comparison.margin:g}. Minutes count all stages, shared ones too.",
         "## Over all sets",
         markdown(rows_of(comparison, found)),
     ]
@@ -584,7 +589,7 @@ def rounds(
                 failures.append(f"{name}, seed {seed}, budget {budget.name}: the same command tries it again")
 
         # Who is out?
-        found = {budget.name: cells_of(comparison, budget, known) for budget in comparison.budgets}
+        found = {each.name: cells_of(comparison, each, known, (seed, name)) for each in comparison.budgets}
         tables(comparison, found)
         for budget in [each for each in others if each.name not in out and not keep_all]:
             pairs = cells.averaged(found[budget.name], comparison.metric, minus=found[first.name])
@@ -621,10 +626,18 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; bad input is told in one line."""
     args = parser().parse_args(argv)
     try:
-        return compare(args)
+        code = compare(args)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads on (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        print(f"error: {error}; finished cells are kept", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; finished cells are kept: the same command goes on from here", file=sys.stderr)
         return STOPPED

@@ -62,6 +62,7 @@ def read(name: str, root: str | Path = "", described: str | Path = "", mirror: s
     path = data.data_root(root) / f"{name}.npz"
     known = name in data.INFO or name in data.REFUSED or path.with_suffix(".json").is_file() or not path.is_file()
     if known and mirror:
+        data.require_name(name, root)  # or it is unknown
         raise InputError(f"{name}:{mirror}: {name} is described already; leave out the part from the colon on")
 
     # The library reads, and checks all three splits; two of them are kept
