@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import os
@@ -11,8 +12,9 @@ import signal
 import sys
 from dataclasses import replace
 
-from kr_utils import InputError, owned, paths, profiles, runs, stages
+from kr_utils import InputError, owned, paths, profiles, runs, stages, work
 from kr_utils.driver import home, plan
+from kr_utils.runs import machine
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--status", action="store_true", help="say what is done, running, failed and missing in this profile"
     )
+    p.add_argument("--times", action="store_true", help="with --status: a table of the minutes that each stage took")
     p.add_argument("--dry-run", action="store_true", help="say what would run or be reused, and why; run nothing")
     p.add_argument("--force", action="store_true", help="run every stage, even where its result stands")
     p.add_argument("--keep-going", action="store_true", help="after a failed stage go on with other datasets and seeds")
@@ -119,6 +122,50 @@ def show_list(data_root: str) -> None:
             print(f"    {stage}: " + ", ".join(f"{key}={value}" for key, value in budget.items()))
 
 
+def show_times(args: argparse.Namespace, datasets: list[str]) -> None:
+    """How long one seed of each profile would take here, on the datasets that are at hand."""
+    from kr_utils.driver import estimate, report
+
+    # Each profile with each dataset
+    root, threads = runs.runs_root(args.runs_dir), threads_of(args)
+    cases = [(profile, name, sizes) for profile in profiles.PROFILES for name, sizes in at_hand(args, datasets).items()]
+    chosen = {profile: estimate.budgets(profile, {}) for profile in profiles.PROFILES}
+    wanted = [estimate.networks(chosen[profile], sizes) for profile, _, sizes in cases]
+    speeds = estimate.speeds(wanted, root, threads, tell=aside)
+
+    if any(speeds):
+        print(f"time of one seed here, estimated ({threads} threads a stage, one stage after the other)")
+    for (profile, name, sizes), speed in zip(cases, speeds):
+        if speed:
+            times = estimate.of_stages(chosen[profile], sizes, speed, threads)
+            each = ", ".join(f"{stage} {report.duration(seconds)}" for stage, seconds in times.items())
+            print(f"  {profile}, {name}: about {report.duration(sum(times.values()))} ({each})")
+            if profile == "paper":
+                print(f"    {estimate.on_a_gpu(chosen[profile], sizes, speed)}")
+
+
+def at_hand(args: argparse.Namespace, datasets: list[str]) -> dict[str, work.Sizes]:
+    """Name -> sizes of the datasets whose files are here and can be read; nothing is fetched."""
+    from kr_utils import data
+
+    found = {}
+    for name in datasets:
+        with contextlib.suppress(InputError):  # a run says what is wrong with it
+            if not data.to_fetch(name, args.data_root):
+                found[name] = work.Sizes(**data.sizes(name, args.data_root))
+    return found
+
+
+def threads_of(args: argparse.Namespace) -> int:
+    """Threads of a stage that runs on this computer."""
+    return args.threads or max(1, machine.cores() // args.jobs)
+
+
+def aside(line: str) -> None:
+    """Tell what is no part of an answer."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def fetched(to_fetch: dict[str, list[str]]) -> list[str]:
     """A line per file that a run would fetch first."""
     return [f"fetch  {name}: {line}" for name, lines in to_fetch.items() for line in lines]
@@ -128,6 +175,30 @@ def with_unknown(jobs: list[plan.Job], to_fetch: dict[str, list[str]]) -> list[p
     """The plan where data files are not here yet: what they will hold cannot be compared, so their stages run."""
     reason = "its data file is not here yet"
     return [replace(job, reuse=False, reason=reason) if to_fetch.get(job.dataset) else job for job in jobs]
+
+
+def with_times(
+    args: argparse.Namespace, jobs: list[plan.Job], overrides: dict[str, dict], measure: bool
+) -> tuple[list[plan.Job], list[str]]:
+    """The plan with an estimate where no time is known, and for `paper` a line per dataset about a GPU.
+
+    measure : this computer's speed, where it is not known; a run does without
+    """
+    from kr_utils.driver import estimate
+
+    # Of another computer's speed nothing is known
+    unknown = list(dict.fromkeys(job.dataset for job in jobs if not job.reuse and not job.expected and job.dataset))
+    if args.scheduler or not unknown:
+        return jobs, []
+    root, threads = runs.runs_root(args.runs_dir), threads_of(args)
+    sizes, chosen = at_hand(args, unknown), estimate.budgets(args.profile, overrides)
+    wanted = [estimate.networks(chosen, each) for each in sizes.values()]
+    speeds = estimate.speeds(wanted, root, threads, measure, aside)
+
+    known = [(name, sizes[name], speed) for name, speed in zip(sizes, speeds) if speed]
+    times = {name: estimate.of_stages(chosen, each, speed, threads) for name, each, speed in known}
+    gpu = [f"{name}: {estimate.on_a_gpu(chosen, each, speed)}" for name, each, speed in known]
+    return estimate.filled(jobs, times), gpu if args.profile == "paper" else []
 
 
 def drive(args: argparse.Namespace) -> int:
@@ -140,6 +211,8 @@ def drive(args: argparse.Namespace) -> int:
     """
     if args.list:
         show_list(args.data_root)
+        sys.stdout.flush()
+        show_times(args, names(args.datasets, "--datasets"))
         return 0
 
     # Names, numbers and folders, before anything heavy is loaded
@@ -148,6 +221,8 @@ def drive(args: argparse.Namespace) -> int:
     profiles.budget("start", args.profile)
     plan.stages_until(args.until)
     root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
+    if args.times and not args.status:
+        raise InputError("--times is for --status; write --status --times")
     if args.scheduler and args.jobs > 1:
         raise InputError("--jobs is for workers made here; with --scheduler the number of its workers decides")
     wanted = [*itertools.product(datasets, seeds)]
@@ -159,6 +234,9 @@ def drive(args: argparse.Namespace) -> int:
         from kr_utils.driver import status
 
         usual = all(getattr(args, key) == parser().get_default(key) for key in ("datasets", "seeds"))
+        if args.times:
+            print("\n".join(status.times(root, args.profile, [] if usual else wanted)))
+            return 0
         status.status(root, args.profile, [] if usual else wanted)
         return 0
 
@@ -181,7 +259,9 @@ def drive(args: argparse.Namespace) -> int:
     if args.dry_run:
         from kr_utils.driver import report
 
-        print("\n".join([*fetched(to_fetch), *report.dry_run(with_unknown(make_plan(), to_fetch))]))
+        jobs = with_unknown(make_plan(), to_fetch)
+        jobs, about = with_times(args, jobs, overrides, measure=True)
+        print("\n".join([*fetched(to_fetch), *report.dry_run(jobs), *about]))
         return 0
 
     # The run
@@ -191,8 +271,11 @@ def drive(args: argparse.Namespace) -> int:
         paths.writable(folder, option)
     from kr_utils.driver import run
 
+    def timed_plan() -> list[plan.Job]:
+        return with_times(args, make_plan(), overrides, measure=False)[0]
+
     with home.usable():
-        jobs, failures = run.run(args, wanted, make_plan, root, data_root if set(datasets) - {"digits"} else "")
+        jobs, failures = run.run(args, wanted, timed_plan, root, data_root if set(datasets) - {"digits"} else "")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     if not failures and jobs[-1].stage == "compare":

@@ -24,6 +24,7 @@ from kr_utils.dataset_file import (
     checksum,
     one_line,
     read_npz,
+    read_shapes,
     require_new_images,
     shared_images,
     tell_shared,
@@ -284,6 +285,23 @@ def check(name: str, root: str | Path = "", tell: Callable[[str], None] | None =
         if tell and (words := tell_shared(shared)):
             tell(f"{name}: {words}")
         return _checksum(info, arrays)
+
+
+def sizes(name: str, root: str | Path = "") -> dict[str, int]:
+    """train, val and test (images of each), classes, channels, height and width of a dataset that passed `check`.
+
+    Of an npz file only the headers of its arrays are read.
+    """
+    info = require_name(name, root)
+    if info.source in ("sklearn", "torchvision"):
+        with _in_memory(name, root):
+            info, arrays, _ = _read(name, root)
+        shapes = {key: array.shape for key, array in arrays.items()}
+    else:
+        shapes = read_shapes(data_root(root) / f"{name}.npz")
+    counts = {split: shapes[f"{split}_images"][0] for split in SPLITS}
+    height, width, channels = (*shapes["train_images"][1:], 1)[:3]
+    return {**counts, "classes": info.classes, "channels": channels, "height": height, "width": width}
 
 
 def to_fetch(name: str, root: str | Path = "") -> list[str]:

@@ -11,6 +11,7 @@ import warnings
 import zipfile
 from itertools import combinations
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -186,6 +187,19 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: damaged or not an npz file ({one_line(error)}); fetch it again") from error
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of an npz file, from their headers; InputError if one is missing or damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shapes = {}
+            for key in KEYS:
+                with archive.open(f"{key}.npy") as file:
+                    shapes[key] = _header(io.BytesIO(file.read(LONGEST_HEADER)))[0]
+            return shapes
+    except Exception as error:  # as many kinds as in `read_npz`
+        raise InputError(f"{path}: damaged or not an npz file ({one_line(error)}); fetch it again") from error
+
+
 def _unpack(archive: zipfile.ZipFile, item: zipfile.ZipInfo, path: Path) -> bytearray:
     """All bytes of a member; whatever is packed in it, never more than it declares."""
     if item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
@@ -205,10 +219,7 @@ def _array(raw: bytearray, where: str) -> np.ndarray:
     file = io.BytesIO(raw[:LONGEST_HEADER])
     if raw[:6] != np.lib.format.MAGIC_PREFIX:
         raise InputError(f"{where} is no array but raw bytes; write the file with numpy.savez")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # numpy only warns of a header that it has to guess at
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
+    shape, fortran, dtype = _header(file)
     if dtype.hasobject:
         raise InputError(f"{where} is not readable without pickle; store plain numeric arrays")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(raw) - file.tell():
@@ -216,6 +227,14 @@ def _array(raw: bytearray, where: str) -> np.ndarray:
     return np.frombuffer(memoryview(raw).toreadonly(), dtype, offset=file.tell()).reshape(
         shape, order="F" if fortran else "C"
     )
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran's order, and kind of the array that a file begins with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy only warns of a header that it has to guess at
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        return readers[np.lib.format.read_magic(file)](file)
 
 
 def memory_limit(cgroups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> int:

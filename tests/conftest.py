@@ -31,6 +31,7 @@ def isolated(tmp_path, monkeypatch):
     """No test reads the user's data or writes into the user's runs."""
     monkeypatch.setenv("KR_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KR_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setenv("KR_MEASURE", "0")  # a --dry-run takes a second, not twenty
     torch.manual_seed(1234)
 
 

@@ -54,6 +54,8 @@ FLOORS = {
     "chosen": {"classifier", "data", "generator", "recycling"},
     "selection": {"classifier", "data", "generator", "recycling", "resume", "sampling", "seeds", "stacked"},
     "attacks": {"classifier", "metrics"},
+    "work": set(),
+    "speed": {"attacks", "classifier", "data", "generator", "precision", "sampling"},
     "panels": {"attacks", "generator", "plots", "sampling"},
     # runs/, the store
     "runs/files": {"owned"},
@@ -78,6 +80,7 @@ FLOORS = {
     "driver/schedule": {"stages", "driver/plan", "driver/execute"},
     "driver/cluster": {"stages", "owned", "runs", "runs/*", "driver/plan", "driver/execute"},
     "driver/report": {"stages", "belief", "runs", "runs/*", "driver/plan"},
+    "driver/estimate": {"owned", "profiles", "stages", "work", "runs/*", "driver/plan", "driver/execute"},
     "driver/lab": {"stages", "driver/execute"},
     "driver/status": {"stages", "owned", "paths", "runs", "runs/*", "driver/report"},
     "driver/run": {"runs/*", "driver/plan", "driver/schedule", "driver/cluster", "driver/report"},

@@ -79,6 +79,41 @@ def test_every_stage_runs_once_and_after_those_it_needs(tmp_path, size):
     assert together == min(size, 6), "three stages of each seed need nothing"
 
 
+def with_expected(jobs, **seconds):
+    return [replace(job, expected=seconds.get(job.stage)) for job in jobs]
+
+
+def test_longest_first_starts_what_most_time_depends_on(tmp_path):
+    """The Generator of each seed, then the Teachers, and 00, which nothing needs, when there is nothing else to do."""
+    jobs = with_expected(make_plan(tmp_path), start=9, teacher=10, generator=60, checkpoints=30, tuning=5)
+    fake = Fake(2)
+    seconds, failures = schedule.run(jobs, fake, Silent(), longest_first=True)
+    assert not failures
+    assert len(seconds) == 15
+    started = [title for kind, title in fake.log if kind == "start"]
+    assert started[:2] == ["digits seed 0  02_generator", "digits seed 1  02_generator"]
+    assert started.index("digits seed 0  01_teacher") < started.index("digits seed 0  00_start_here")
+    assert started[-1] == "all runs  08_compare"
+
+
+def test_without_expected_times_the_order_is_the_plan_s(tmp_path):
+    logs = []
+    for longest_first in (False, True):
+        fake = Fake(1)
+        schedule.run(make_plan(tmp_path), fake, Silent(), longest_first=longest_first)
+        logs.append(fake.log)
+    assert logs[0] == logs[1]
+
+
+def test_the_time_ahead_is_of_the_longest_chain(tmp_path):
+    jobs = with_expected(make_plan(tmp_path, seeds=[0]), start=9, teacher=10, generator=60, checkpoints=30, compare=99)
+    found = {job.stage: seconds for job, seconds in schedule.ahead(jobs).items()}
+    assert (found["start"], found["teacher"], found["generator"]) == (9, 40, 90)
+    assert (found["checkpoints"], found["membership"]) == (30, 0)
+    reused = [replace(job, reuse=job.stage == "generator") for job in jobs]
+    assert {job.stage: s for job, s in schedule.ahead(reused).items()}["generator"] == 30
+
+
 def test_after_a_failure_nothing_starts_and_what_runs_is_waited_for(tmp_path):
     fake, report = Fake(3, failing=("digits seed 0  02_generator",)), Silent()
     seconds, failures = schedule.run(make_plan(tmp_path), fake, report)
@@ -183,13 +218,33 @@ def test_status_tells_done_running_failed_stopped_and_missing(tmp_path, capsys):
     assert "failed: digits seed 0  04_tuning; see " in text
 
 
+def took(job, seconds):
+    """The stage's result, made in so many seconds."""
+    pretend(job).finish({})
+    manifest = json.loads((job.folder / "manifest.json").read_text())
+    manifest = {key: value for key, value in manifest.items() if key != "seal"} | {"seconds": seconds}
+    sealed = manifest | {"seal": identity.fingerprint(manifest)}
+    (job.folder / "manifest.json").write_text(json.dumps(sealed))
+
+
+def test_times_say_where_the_minutes_of_each_seed_went(tmp_path):
+    for job in make_plan(tmp_path, seeds=[0, 1, 2]):
+        if job.stage != "compare" and (job.seed, job.stage) != (2, "membership"):
+            took(job, 60.0 * (2 + job.seed if job.stage == "generator" else 1))
+    header, _, *rows = status.times(tmp_path, "smoke", [])
+    assert header == f"| minutes | seed | {' | '.join(report.STAGES)} | sum |"
+    assert rows == [
+        "| digits | 0 | 1.0 | 1.0 | 2.0 | 1.0 | 1.0 | 1.0 | 1.0 | 8.0 |",
+        "| digits | 1 | 1.0 | 1.0 | 3.0 | 1.0 | 1.0 | 1.0 | 1.0 | 9.0 |",
+        "| digits | 2 | 1.0 | 1.0 | 4.0 | 1.0 | 1.0 | 1.0 | - | 9.0 |",
+        "| digits | mean of 2 | 1.0 | 1.0 | 2.5 | 1.0 | 1.0 | 1.0 | 1.0 | 8.5 |",
+    ]
+    assert status.times(tmp_path, "smoke", [("digits", 1)])[2:] == [rows[1]]
+
+
 def test_dry_run_adds_up_what_is_known(tmp_path):
     for job in make_plan(tmp_path, seeds=[0], until="teacher"):
-        pretend(job).finish({})
-        manifest = json.loads((job.folder / "manifest.json").read_text())
-        manifest = {key: value for key, value in manifest.items() if key != "seal"} | {"seconds": 90.0}
-        sealed = manifest | {"seal": identity.fingerprint(manifest)}
-        (job.folder / "manifest.json").write_text(json.dumps(sealed))
+        took(job, 90.0)
     jobs = make_plan(tmp_path, seeds=[0, 1], until="generator")
     assert [job.expected for job in jobs] == [90, 90, None, 90, 90, None], "seed 1 is expected to take what seed 0 took"
     *_, total = report.dry_run(jobs)

@@ -180,8 +180,10 @@ def narrow(row: list[str]) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds below a minute, else minutes: "8 s", "1.4 min"."""
-    return f"{seconds:.0f} s" if round(seconds) < 60 else f"{seconds / 60:.1f} min"
+    """Seconds below a minute, minutes below three hours, else hours: "8 s", "1.4 min", "3.2 h"."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.1f} h"
 
 
 def clock(seconds: float) -> str:
@@ -191,10 +193,12 @@ def clock(seconds: float) -> str:
 
 
 def dry_run(jobs: list[plan.Job]) -> list[str]:
-    """A line per stage: run or reuse, why, how long it took last time; then the total."""
+    """A line per stage: run or reuse, why, how long it took last time or may take; then the total."""
     lines = []
     for job in jobs:
         last = f"  ({duration(job.seconds)} last time)" if job.seconds else ""
+        if not last and job.expected:
+            last = f"  (about {duration(job.expected)})"
         lines.append(f"{'reuse' if job.reuse else 'run':5}  {job.title}: {job.reason}{last}")
     todo = [job for job in jobs if not job.reuse]
     known = [job.expected for job in todo if job.expected]

@@ -56,6 +56,7 @@ def run(
 
         # What is told; after the lines above, for its table stays below them
         shown = stack.enter_context(report.Reporter(jobs, options.debug))
+        several = executor is not None
         executor = executor or schedule.Here(options.threads or machine.cores(), shown.line, options.debug)
 
         def compare_again(job: plan.Job) -> plan.Job:
@@ -69,6 +70,7 @@ def run(
             stack.callback(lock.release)
             return make_plan()[-1]
 
-        seconds, failures = schedule.run(jobs, executor, shown, keep_going=options.keep_going, fresh=compare_again)
+        how = {"keep_going": options.keep_going, "longest_first": several, "fresh": compare_again}
+        seconds, failures = schedule.run(jobs, executor, shown, **how)
     shown.summary(seconds)
     return jobs, failures

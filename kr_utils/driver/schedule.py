@@ -19,8 +19,27 @@ def needs(job: Job, jobs: list[Job]) -> list[Job]:
     return [o for o in jobs if (o.dataset, o.seed) == (job.dataset, job.seed) and o.stage in wanted]
 
 
+def ahead(jobs: list[Job]) -> dict[Job, float]:
+    """Each job -> expected seconds from its start to the end of the longest chain of stages that need it.
+
+    The comparison, which needs everything, is in no chain; nor does a stage that is reused take time.
+    """
+    found: dict[Job, float] = {}
+    for job in reversed(jobs):  # those that need it come after it
+        after = [found[other] for other in found if job.stage in stages.STAGES[other.stage][1]
+                 and (other.dataset, other.seed) == (job.dataset, job.seed)]  # fmt: skip
+        found[job] = (0 if job.reuse else job.expected or 0) + max(after, default=0)
+    return found
+
+
 def run(
-    jobs: list[Job], executor, report, *, keep_going: bool = False, fresh: Callable[[Job], Job] = lambda job: job
+    jobs: list[Job],
+    executor,
+    report,
+    *,
+    keep_going: bool = False,
+    longest_first: bool = False,
+    fresh: Callable[[Job], Job] = lambda job: job,
 ) -> tuple[dict[Job, float], list[str]]:
     """Execute what must run, each stage after those it needs; returns seconds per job and the failures.
 
@@ -32,6 +51,7 @@ def run(
     executor : `Here`, or `cluster.Cluster`: room(job), start(job), and events(), which waits and yields
         ("started", job, where), ("line", job, text), ("done", job, seconds) or ("failed", job, reason)
     report : started(job, where), line(job, text), ended(job, word, why)
+    longest_first : of the stages that can start, those with most expected time ahead of them; else in the plan's order
     fresh : plans the comparison anew when its turn comes, for other drivers may have finished other runs meanwhile
     """
     seconds: dict[Job, float] = {}
@@ -44,6 +64,9 @@ def run(
             report.ended(job, "reused", plan.tidy(job))
         else:
             waiting.append(job)
+    if longest_first:
+        time_ahead = ahead(jobs)
+        waiting.sort(key=lambda job: -time_ahead[job])  # where nothing is expected the order stays
 
     while waiting or running:
         # Start what can be started

@@ -1,4 +1,4 @@
-"""The state of every stage of a profile: done, stale, running, failed, stopped or missing."""
+"""The state of every stage of a profile: done, stale, running, failed, stopped or missing; and where minutes went."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import fmean
 
 from kr_utils import InputError, owned, paths, plain, runs, stages
 from kr_utils.driver.report import STAGES, UNKNOWN_WIDTH, duration, of_stages
@@ -100,3 +101,31 @@ def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None)
     console.print(of_stages(cells, console, f"profile {profile}"), markup=False)
     for line in [f"compare: {word}", *notes]:
         console.print(line, markup=False, soft_wrap=True)
+
+
+def times(root: Path, profile: str, asked: list[tuple[str, int]]) -> list[str]:
+    """Where the minutes of each dataset and seed went, from their manifests, as lines of a Markdown table.
+
+    A row per run, then the mean of the whole ones of a dataset; a stage that is missing or stale has no minutes.
+
+    asked : datasets with their seeds; none: all that are there
+    """
+    rows = []
+    for (dataset, seed), found in sorted(runs.find(root, profile).items()):
+        if asked and (dataset, seed) not in asked:
+            continue
+        why = runs.stale(found)
+        seconds = {stage: found[stage].manifest["seconds"] for stage in STAGES if stage in found and stage not in why}
+        rows.append((dataset, str(seed), seconds))
+
+    # Runs of which each stage is there can be averaged
+    for dataset in sorted({row[0] for row in rows}):
+        whole = [seconds for name, _, seconds in rows if name == dataset and len(seconds) == len(STAGES)]
+        if len(whole) > 1:
+            rows.append((dataset, f"mean of {len(whole)}", {s: fmean(each[s] for each in whole) for s in STAGES}))
+
+    cells = [["minutes", "seed", *STAGES, "sum"], ["---"] * (len(STAGES) + 3)]
+    for dataset, seed, seconds in rows:
+        each = [f"{seconds[stage] / 60:.1f}" if stage in seconds else "-" for stage in STAGES]
+        cells.append([dataset, seed, *each, f"{sum(seconds.values()) / 60:.1f}"])
+    return [f"| {' | '.join(row)} |" for row in cells]

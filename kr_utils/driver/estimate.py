@@ -1,0 +1,177 @@
+"""Minutes of stages that never ran here: work counted from budgets (work.py) times this computer's speed (speed.py).
+
+The speed is measured in a process of its own, for torch stays out of the driver, and kept in the runs folder: the next
+look costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from kr_utils import InputError, owned, profiles, stages, work
+from kr_utils.driver import execute
+from kr_utils.driver.plan import Job
+from kr_utils.runs import code, identity, machine
+
+FILE = ".speed.json"  # in the runs folder
+KEPT = 100  # speeds in it
+PATIENCE = 120  # seconds per measurement
+TIMED = ["from kr_utils import speed", "speed.main()"]  # the code whose speed is measured
+GPU_FLOPS = 40e12  # of a data-centre GPU on such networks: an assumption
+TOGETHER = 8  # Students that a GPU trains side by side (selection.TOGETHER)
+
+
+def budgets(profile: str, overrides: dict[str, dict]) -> profiles.Profile:
+    """All budgets of a profile, with some fields replaced."""
+    return profiles.Profile(
+        **{stage: profiles.budget(stage, profile, overrides.get(stage)) for stage in profiles.STAGES}
+    )
+
+
+def networks(chosen: profiles.Profile, sizes: work.Sizes) -> dict:
+    """What the speed depends on: the networks' sizes, the batches, the form of an image."""
+    teacher, painter, about = asdict(chosen.teacher), asdict(chosen.generator), asdict(sizes)
+    recipe = ("width", "depth", "batch", "lr", "weight_decay", "erase")
+    return {
+        "recipe": {key: teacher[key] for key in recipe},
+        "generator": {key: painter[key] for key in ("width", "levels", "layers", "fold", "batch")},
+        "images": {key: about[key] for key in ("classes", "channels", "height", "width")},
+    }
+
+
+def key(wanted: dict, threads: int) -> str:
+    """The name of a speed: another one for other networks, threads, computer, packages or code."""
+    here = {
+        "hardware": machine.hardware(),
+        "versions": machine.versions(),
+        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+    parts = {"networks": wanted, "threads": threads, **here, "code": code.code_hashes("teacher", TIMED)}
+    return identity.fingerprint(parts)
+
+
+def known(root: Path) -> dict[str, dict]:
+    """Speeds that were measured before; none where the file is missing, or is not as it was written."""
+    try:
+        found = json.loads(owned.read_text(root / FILE, owned.NOTE))
+        return {name: speed for name, speed in found.items() if _well_formed(speed)}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def _well_formed(speed) -> bool:
+    """Whether a speed has a time above zero for each kind of work, and what is counted beside it."""
+    try:
+        numbers = [speed["rates"][kind] for kind in work.KINDS]
+        numbers += [speed[network][what] for network in ("classifier", "generator") for what in _COUNTED]
+        return speed["device"] in ("cpu", "cuda") and all(type(n) in (int, float) and 0 < n < math.inf for n in numbers)
+    except (TypeError, KeyError):
+        return False
+
+
+_COUNTED = ("parameters", "flops", "saved")
+
+
+def speeds(
+    wanted: list[dict], root: Path, threads: int, measure: bool = True, tell: Callable[[str], None] = lambda line: None
+) -> list[dict | None]:
+    """The speed for each of several `networks`; None where it is not known.
+
+    Parameters
+    ----------
+    threads : of a stage
+    measure : what is not known; with KR_MEASURE=0 nothing is
+    tell : is given a line before it takes time, and one if it cannot be measured
+    """
+    there, names = known(root), [key(each, threads) for each in wanted]
+    missing = {name: each for name, each in zip(names, wanted) if name not in there}
+    if missing and measure and os.environ.get("KR_MEASURE") != "0":
+        tell(f"measuring this computer's speed, once for these networks: about {10 + 5 * len(missing)} s")
+        found, problem = _measure(list(missing.values()), threads)
+        if problem:
+            tell(f"times are not known, for the speed cannot be measured here: {problem}")
+        there |= dict(zip(missing, found))
+        if found:
+            newest = dict([*there.items()][-KEPT:])
+            with contextlib.suppress(OSError, InputError):  # measured again next time
+                owned.make(root)
+                owned.write(root / FILE, json.dumps(newest, indent=1))
+    return [there.get(name) for name in names]
+
+
+def _measure(wanted: list[dict], threads: int) -> tuple[list[dict], str]:
+    """The speeds, as many as could be measured, and why there are not more."""
+    with tempfile.TemporaryDirectory(prefix="kr-speed-") as private:
+        asked = json.dumps({"began": time.time(), "networks": wanted})
+        call = [sys.executable, "-m", "kr_utils.speed"]
+        options = {"env": execute.environment(Path(private), threads), "cwd": stages.ROOT, "text": True}
+        try:
+            done = subprocess.run(
+                call, input=asked, capture_output=True, timeout=PATIENCE * len(wanted), **options, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return [], str(error).splitlines()[0][:160]
+
+    # The last line of a traceback says what is wrong
+    found = []
+    with contextlib.suppress(ValueError, IndexError):
+        found = json.loads(done.stdout.splitlines()[-1])
+    if len(found) == len(wanted) and all(map(_well_formed, found)):
+        return found, ""
+    words = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+    return [], words[-1][:160]
+
+
+def of_stages(chosen: profiles.Profile, sizes: work.Sizes, speed: dict, threads: int) -> dict[str, float]:
+    """Stage -> seconds, its kernel's start included."""
+    workers = 1 if speed["device"] == "cuda" else threads
+    found = {stage: work.of_stage(stage, chosen, sizes, workers) for stage in stages.STAGES}
+    return {stage: sum(amount * speed["rates"][kind] for kind, amount in each.items()) for stage, each in found.items()}
+
+
+def filled(jobs: list[Job], times: dict[str, dict[str, float]]) -> list[Job]:
+    """The jobs, those of which no time is known with the estimated one.
+
+    times : dataset -> stage -> seconds; of the comparison any dataset's will do
+    """
+    any_ = next(iter(times.values()), {})
+
+    def expected(job: Job) -> float | None:
+        return job.expected or times.get(job.dataset, any_ if job.stage == "compare" else {}).get(job.stage)
+
+    return [replace(job, expected=expected(job)) for job in jobs]
+
+
+def on_a_gpu(chosen: profiles.Profile, sizes: work.Sizes, speed: dict) -> str:
+    """Hours, memory and disk that one seed would take on a GPU, in words; counted, with an assumed rate."""
+    total: dict[str, float] = {}
+    for stage in stages.STAGES:
+        for kind, amount in work.of_stage(stage, chosen, sizes).items():
+            total[kind.removeprefix("short_")] = total.get(kind.removeprefix("short_"), 0) + amount
+
+    # A training step is three forward passes
+    classify, paint = speed["classifier"], speed["generator"]
+    forward = 3 * total["train"] + total["label"] + total["predict"]
+    flops = forward * classify["flops"] + (3 * total["paint"] + total["draw"]) * paint["flops"]
+    hours = flops / GPU_FLOPS / 3600
+
+    # Weights, gradients, two moments, moving average; and what a batch keeps for the backward pass
+    painting = 20 * paint["parameters"] + chosen.generator.batch * paint["saved"]
+    students = TOGETHER * (12 * classify["parameters"] + chosen.teacher.batch * classify["saved"])
+    files = (chosen.generator.checkpoints + bool(chosen.generator.few_steps)) * paint["parameters"]
+    files += (work.members(chosen) + 1) * classify["parameters"]
+    return (
+        f"on a GPU about {hours:.2g} h a seed at {GPU_FLOPS / 1e12:.0f} TFLOP/s (an assumption; the operations are "
+        f"counted), up to {max(painting, students) / 1e9:.2g} GB of its memory (all in float32; bfloat16 takes less), "
+        f"{4 * files / 1e9:.2g} GB of weights on disk"
+    )

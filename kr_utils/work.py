@@ -1,0 +1,189 @@
+"""How much work a stage is: image-passes through the networks and comparisons, counted from budgets and sizes alone.
+
+Nothing is measured here and no network is made, so the driver can count without torch; speed.py says how long each kind
+of work takes on a computer. What a stage does twice over (several Teachers, several Students) is counted as often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+# What is counted. Passes are single images through a network; those of `short` Students run side by side, each on one
+# thread, and are counted for the one process that has the most of them.
+KINDS = {
+    "train": "classifier: forward, backward and the optimiser's share",
+    "label": "classifier: a Teacher's forward pass within a training step",
+    "predict": "classifier: forward",
+    "paint": "Generator: forward, backward and the optimiser's share",
+    "draw": "Generator: forward, in whole blocks of images",
+    "short_train": "as train",
+    "short_label": "as label",
+    "short_predict": "as predict",
+    "short_draw": "as draw",
+    "compare": "pixel values that the nearest-image search compares",
+    "resample": "scores that a bootstrap draws",
+    "start": "starts of Python with all libraries; figures are counted in the same unit",
+}
+BLOCK = 64  # images that a Generator draws at a time on a CPU (sampling.BLOCK)
+DRAWS = 1.5  # images drawn per image kept under a filter threshold, 1 to recycling.MAX_ROUNDS; not known beforehand
+
+# Starts of Python per stage: the kernel's own, then what figures and files cost (measured in the smoke profile).
+STARTS = {"start": 1.3, "teacher": 1.4, "generator": 1.5, "checkpoints": 1.3, "tuning": 1.5, "distillation": 1.6}
+STARTS |= {"membership": 1.6, "compare": 2.0}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a dataset: images per split, classes, and the form of an image."""
+
+    train: int
+    val: int
+    test: int
+    classes: int
+    channels: int
+    height: int
+    width: int
+
+
+def of_stage(stage: str, budgets, sizes: Sizes, workers: int = 1) -> dict[str, float]:
+    """Kind of work -> how much of it a stage is; kinds that it has nothing of are left out.
+
+    Parameters
+    ----------
+    budgets : a `profiles.Profile`, for a stage's work follows other stages' budgets too
+    workers : processes that train short Students side by side, >= 1
+    """
+    count = {"teacher": _teacher, "generator": _generator, "distillation": _distillation, "membership": _membership}
+    found = {"start": STARTS[stage]}
+    if stage in count:
+        found |= count[stage](budgets, sizes)
+    if stage == "checkpoints":
+        candidates = [_evaluations(budgets.checkpoints.guidance, budgets.checkpoints.steps)]
+        candidates *= budgets.generator.checkpoints
+        found |= _search(budgets.checkpoints, [candidates], budgets, sizes, workers)
+    if stage == "tuning":
+        found |= _search(budgets.tuning, _candidates(budgets), budgets, sizes, workers)
+
+    # Worker processes load the libraries too, once
+    if stage in ("checkpoints", "tuning") and workers > 1:
+        found["start"] += 1
+    return {kind: amount for kind, amount in found.items() if amount}
+
+
+def _teacher(budgets, sizes: Sizes) -> dict[str, float]:
+    budget = budgets.teacher
+    epochs = epochs_within(budget.epochs, sizes.train, batch=budget.batch, most_steps=budget.most_steps)
+    every = sizes.train + sizes.val + sizes.test
+    each = {"train": epochs * sizes.train, "predict": epochs * sizes.val + every + sizes.val}
+    return {kind: members(budgets) * amount for kind, amount in each.items()}
+
+
+def _generator(budgets, sizes: Sizes) -> dict[str, float]:
+    budget = budgets.generator
+    steps = steps_for(budget.steps, sizes.train, batch=budget.batch, passes=budget.passes, most_steps=budget.most_steps)
+    shown = 12 * (budget.checkpoints + 2) + 3 * 6  # steps of the images in the notebook, a block each
+    few = budget.few_steps * budget.batch  # a consistency step has one more forward pass
+    return {"paint": steps * budget.batch + few, "draw": few + shown * BLOCK}
+
+
+def _search(budget, rounds: list[list[float]], budgets, sizes: Sizes, workers: int) -> dict[str, float]:
+    """Short Students of candidates.
+
+    rounds : evaluations per image of each candidate; a round waits for the one before it
+    """
+    images = min(sizes.train, budget.most_images or sizes.train)
+    sets = -(-budget.epochs // budget.period)
+    seen = budget.epochs * images
+
+    # The busiest process of each round
+    students = sum(-(-len(each) * budget.students // workers) for each in rounds)
+    drawn = sum(-(-len(each) * budget.students // workers) * sum(each) / len(each) for each in rounds if each)
+    return {
+        "short_train": students * seen,
+        "short_label": students * seen * members(budgets),
+        "short_predict": students * sizes.val,
+        "short_draw": drawn * sets * _blocks(images),
+    }
+
+
+def _candidates(budgets) -> list[list[float]]:
+    """Evaluations per image of Tuning's candidates, round by round: a later knob is searched around an earlier one."""
+    budget = budgets.tuning
+    grid = [_evaluations(w, steps) for w in budget.guidance for steps in budget.steps]
+    steps, usual = median(budget.steps), median(grid)
+    per_step = usual / steps  # 2 under guidance
+
+    # Heun's method evaluates twice a step; a filter draws again
+    churn = [(2 * steps - 1) * per_step if value else usual for value in budget.churn]
+    threshold = [usual * (DRAWS if value else 1) for value in budget.threshold]
+    few = [1.0, 2.0] if budgets.generator.few_steps else []
+    mixtures = [usual] * (len(_several(budget, "temperature")) * len(_several(budget, "hard_weight")) - 1)
+    return [each for each in (grid, churn, threshold, few, mixtures) if each]
+
+
+def _distillation(budgets, sizes: Sizes) -> dict[str, float]:
+    budget = budgets.distillation
+    images = budget.images or min(sizes.train, budget.most_images or sizes.train)
+    sets = -(-budget.epochs // budget.period)
+
+    # The 2x2 ablation, half of it labelled by Teachers, and the controls, five of which are (see notebook 05)
+    controls = bool(getattr(budget, "controls", 0))
+    students, labelled = 4 + 6 * controls, 2 + 5 * controls
+    seen = budget.epochs * images
+    passes = {"train": students * seen, "label": labelled * seen * members(budgets)}
+    looks = students * (budget.epochs * sizes.val + sizes.test) + sizes.train + sizes.val + sizes.test
+
+    # The regenerated sets are shared; the controls with other classes, or none, draw their own
+    each = median(value for row in _candidates(budgets) for value in row)
+    drawn = (1 + 2 * controls) * sets * _blocks(images) * each
+    return passes | {"predict": looks + images * members(budgets), "draw": drawn}
+
+
+def _membership(budgets, sizes: Sizes) -> dict[str, float]:
+    budget = budgets.membership
+    overfit, released = min(budget.overfit_images, sizes.train), min(budget.released, sizes.train)
+    each = median(value for row in _candidates(budgets) for value in row)
+
+    # Every real image against each set of released or of other images
+    values = sizes.channels * sizes.height * sizes.width
+    fewer = min(released, sizes.val)
+    pairs = (sizes.train + sizes.test) * (3 * released + 2 * fewer)
+    audits, differences = 2 * 3 + 1 + 5, 3  # attacks, the positive control, five sets of images
+    return {
+        "train": budget.overfit_epochs * overfit,
+        "predict": overfit + 2 * sizes.test,
+        "draw": _blocks(released) * each,
+        "compare": pairs * values,
+        "resample": (audits * budget.draws + differences * 500) * (sizes.train + sizes.test),
+    }
+
+
+def members(budgets) -> int:
+    """Teachers that label an image."""
+    return getattr(budgets.teacher, "members", 1)
+
+
+def _several(budget, name: str) -> tuple:
+    return getattr(budget, name, (None,))
+
+
+def _evaluations(guidance: float, steps: int) -> float:
+    """Of the network per image without churn, as `sampling.evaluations`."""
+    return steps * (1 if guidance == 1 else 2)
+
+
+def _blocks(images: int) -> int:
+    """Images that are computed for so many: a last block is filled up."""
+    return -(-images // BLOCK) * BLOCK
+
+
+def epochs_within(epochs: int, images: int, *, batch: int, most_steps: int) -> int:
+    """As `classifier.epochs_within`, which needs torch."""
+    return max(1, min(epochs, most_steps // max(1, images // batch))) if most_steps else epochs
+
+
+def steps_for(steps: int, images: int, *, batch: int, passes: int, most_steps: int) -> int:
+    """As `generator.steps_for`, which needs torch."""
+    wanted = passes * images // batch
+    return max(steps, min(wanted, most_steps or wanted))

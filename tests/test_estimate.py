@@ -1,0 +1,302 @@
+"""Minutes of stages that never ran: the count of work, the measured speed, and what is told when there is none."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import med_arrays, own_set
+from hypothesis import given
+from hypothesis import strategies as st
+
+import run_all
+from kr_utils import classifier, data, generator, profiles, recycling, sampling, stages, work
+from kr_utils.driver import estimate, plan, report
+
+SIZES = work.Sizes(train=1000, val=200, test=597, classes=10, channels=1, height=8, width=8)
+ONE = {
+    "rates": dict.fromkeys(work.KINDS, 1e-3) | {"start": 4.0},
+    "device": "cpu",
+    "classifier": {"parameters": 1000, "flops": 1e6, "saved": 1e4},
+    "generator": {"parameters": 2000, "flops": 1e8, "saved": 1e5},
+}
+
+
+def with_fields(**changes):
+    """The smoke profile with other fields: stage=dict of fields."""
+    base = profiles.PROFILES["smoke"]
+    return replace(base, **{stage: replace(getattr(base, stage), **fields) for stage, fields in changes.items()})
+
+
+# ------------------------------------------------------------------ what is counted
+
+
+@given(epochs=st.integers(1, 300), images=st.integers(1, 10**6), batch=st.integers(1, 512), most=st.integers(0, 10**5))
+def test_epochs_and_steps_are_those_of_the_method(epochs, images, batch, most):
+    """Written twice, for the method's own functions need torch, which the driver does without."""
+    limits = {"batch": batch, "most_steps": most}
+    assert work.epochs_within(epochs, images, **limits) == classifier.epochs_within(epochs, images, **limits)
+    ours = work.steps_for(epochs, images, passes=35, **limits)
+    assert ours == generator.steps_for(epochs, images, passes=35, **limits)
+
+
+def test_blocks_and_evaluations_are_those_of_the_sampler():
+    assert sampling.BLOCK["cpu"] == work.BLOCK
+    assert 1 <= work.DRAWS <= recycling.MAX_ROUNDS
+    for guidance in (1.0, 2.0):
+        knobs = {"guidance": guidance, "steps": 7, "churn": 0}
+        assert work._evaluations(guidance, 7) == sampling.evaluations(knobs)
+
+
+def test_a_teacher_s_work_is_its_epochs_times_the_images():
+    found = work.of_stage("teacher", with_fields(teacher={"epochs": 5}), SIZES)
+    assert found["train"] == 5 * 1000 * work.members(profiles.PROFILES["smoke"])
+    once = work.of_stage("teacher", with_fields(teacher={"epochs": 1}), SIZES)
+    assert found["predict"] - once["predict"] == 4 * 200 * work.members(profiles.PROFILES["smoke"])
+
+
+def test_a_generator_s_work_follows_its_steps_and_batch():
+    few = work.of_stage("generator", with_fields(generator={"steps": 10, "batch": 32, "few_steps": 0}), SIZES)
+    more = work.of_stage("generator", with_fields(generator={"steps": 10, "batch": 32, "few_steps": 7}), SIZES)
+    assert few["paint"] == 320
+    assert more["paint"] - few["paint"] == more["draw"] - few["draw"] == 7 * 32, "a forward pass more per step"
+
+
+@pytest.mark.parametrize(("workers", "rounds"), [(1, 6), (2, 3), (4, 2), (6, 1), (50, 1)])
+def test_short_students_are_counted_for_the_busiest_process(workers, rounds):
+    """Two checkpoints, three Students each, of 4 epochs on 300 images; 65 steps without guidance."""
+    search = {"epochs": 4, "period": 3, "students": 3, "steps": 65, "guidance": 1.0, "most_images": 300}
+    chosen = with_fields(checkpoints=search, generator={"checkpoints": 2})
+    found = work.of_stage("checkpoints", chosen, SIZES, workers)
+    assert found["short_train"] == rounds * 4 * 300
+    assert found["short_label"] == found["short_train"] * work.members(chosen)
+    assert found["short_draw"] == rounds * 2 * 320 * 65, "two sets, of whole blocks"
+
+
+def test_tuning_counts_every_candidate():
+    chosen = with_fields(
+        tuning={"guidance": (1.0, 2.0), "steps": (4, 6), "churn": (0.0, 3.0), "threshold": (0.0, 0.5)},
+        generator={"few_steps": 5},
+    )
+    grid, churn, threshold, few = work._candidates(chosen)[:4]
+    assert grid == [4, 6, 8, 12]
+    assert few == [1, 2]
+    usual = np.median(grid)
+    assert churn[0] == threshold[0] == usual
+    assert churn[1] > 1.5 * usual
+    assert threshold[1] == work.DRAWS * usual
+    without = work._candidates(replace(chosen, generator=replace(chosen.generator, few_steps=0)))
+    assert [1, 2] not in without
+
+
+def test_the_count_grows_with_each_budget():
+    """No field that costs time is forgotten: twice of it is more work in some stage."""
+    base = with_fields()
+    costly = {
+        "teacher": ("epochs",),
+        "generator": ("steps", "batch", "checkpoints", "few_steps"),
+        "checkpoints": ("epochs", "students", "steps", "most_images"),
+        "tuning": ("epochs", "students", "most_images"),
+        "distillation": ("epochs", "most_images"),
+        "membership": ("overfit_images", "overfit_epochs", "released", "draws"),
+    }
+
+    def total(chosen):
+        counts = [work.of_stage(stage, chosen, SIZES) for stage in stages.STAGES]
+        return sum(amount for found in counts for amount in found.values())
+
+    for stage, names in costly.items():
+        for name in names:
+            value = getattr(getattr(base, stage), name)
+            assert total(with_fields(**{stage: {name: 2 * value}})) > total(base), f"{stage}.{name}"
+
+
+def test_only_known_kinds_are_counted():
+    for profile in profiles.PROFILES.values():
+        for stage in stages.STAGES:
+            found = work.of_stage(stage, profile, SIZES, 2)
+            assert set(found) <= set(work.KINDS)
+            assert all(amount > 0 for amount in found.values())
+
+
+def test_sizes_are_read_from_the_headers_of_a_file(tmp_path):
+    own_set(tmp_path, med_arrays((30, 24, 22), channels=3, size=12))
+    found = work.Sizes(**data.sizes("mine", tmp_path))
+    assert found == work.Sizes(30, 24, 22, classes=2, channels=3, height=12, width=12)
+    own_set(tmp_path, med_arrays((30, 24, 22), size=14))
+    assert data.sizes("mine", tmp_path)["channels"] == 1
+    ds = data.load("digits")
+    digits = work.Sizes(**data.sizes("digits"))
+    assert (digits.train, digits.val, digits.test) == (len(ds.train), len(ds.val), len(ds.test))
+    assert (digits.channels, digits.height, digits.width) == ds.shape
+
+
+# ------------------------------------------------------------------ speed, and what follows
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Counts measurements; each gives the speed `ONE`."""
+    calls = []
+
+    def fake(wanted, threads):
+        calls.append((wanted, threads))
+        return [ONE] * len(wanted), ""
+
+    monkeypatch.setattr(estimate, "_measure", fake)
+    monkeypatch.delenv("KR_MEASURE", raising=False)
+    return calls
+
+
+def test_a_speed_is_measured_once_and_again_for_other_networks_or_threads(tmp_path, measured):
+    smoke, quick = (estimate.networks(profiles.PROFILES[name], SIZES) for name in ("smoke", "quick"))
+    assert estimate.speeds([smoke, smoke], tmp_path, 2) == [ONE, ONE]
+    assert [len(wanted) for wanted, _ in measured] == [1], "the same networks are measured once"
+    assert estimate.speeds([smoke], tmp_path, 2) == [ONE]
+    assert len(measured) == 1
+    estimate.speeds([smoke, quick], tmp_path, 2)
+    assert [len(wanted) for wanted, _ in measured] == [1, 1]
+    estimate.speeds([smoke], tmp_path, 1)
+    assert len(measured) == 3
+    assert [path.name for path in tmp_path.iterdir()] == [estimate.FILE]
+
+
+def test_more_images_need_no_new_measurement_but_other_pixels_do(tmp_path, measured):
+    base = profiles.PROFILES["smoke"]
+    estimate.speeds([estimate.networks(base, SIZES)], tmp_path, 1)
+    estimate.speeds([estimate.networks(base, replace(SIZES, train=5, val=9))], tmp_path, 1)
+    estimate.speeds([estimate.networks(with_fields(teacher={"epochs": 9}), SIZES)], tmp_path, 1)
+    assert len(measured) == 1
+    estimate.speeds([estimate.networks(base, replace(SIZES, width=28))], tmp_path, 1)
+    assert len(measured) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"a": 3}', "[" * 10_000])
+def test_a_damaged_file_of_speeds_is_measured_again(tmp_path, measured, text):
+    smoke = estimate.networks(profiles.PROFILES["smoke"], SIZES)
+    (tmp_path / estimate.FILE).write_text(text)
+    assert estimate.speeds([smoke], tmp_path, 1) == [ONE]
+    wrong = {estimate.key(smoke, 1): ONE | {"rates": ONE["rates"] | {"paint": 0}}}
+    (tmp_path / estimate.FILE).write_text(json.dumps(wrong))
+    assert estimate.speeds([smoke], tmp_path, 1) == [ONE]
+    assert len(measured) == 2
+
+
+def test_a_runs_folder_that_cannot_be_written_costs_the_file_only(tmp_path, measured):
+    (tmp_path / "runs").write_text("a file, where the folder belongs")
+    smoke = estimate.networks(profiles.PROFILES["smoke"], SIZES)
+    assert estimate.speeds([smoke], tmp_path / "runs", 1) == [ONE]
+
+
+def test_seconds_are_work_times_rates():
+    chosen = profiles.PROFILES["smoke"]
+    found = estimate.of_stages(chosen, SIZES, ONE, 1)
+    counts = work.of_stage("teacher", chosen, SIZES)
+    assert found["teacher"] == pytest.approx(1e-3 * (counts["train"] + counts["predict"]) + 4.0 * counts["start"])
+    assert list(found) == list(stages.STAGES)
+    on_gpu = estimate.of_stages(chosen, SIZES, ONE | {"device": "cuda"}, 16)
+    assert on_gpu["checkpoints"] == found["checkpoints"], "no worker processes on a GPU"
+
+
+def test_a_gpu_s_hours_and_memory_are_told_with_what_is_assumed():
+    words = estimate.on_a_gpu(profiles.PROFILES["paper"], SIZES, ONE)
+    assert "at 40 TFLOP/s (an assumption" in words
+    twice = ONE | {"generator": ONE["generator"] | {"flops": 2e8}}
+    hours = [float(estimate.on_a_gpu(profiles.PROFILES["paper"], SIZES, s).split()[4]) for s in (ONE, twice)]
+    assert 1.5 < hours[1] / hours[0] <= 2.01
+
+
+def test_a_first_dry_run_says_minutes_and_a_second_measures_nothing(tmp_path, measured, capsys):
+    argv = ["--dry-run", "--profile", "smoke", "--runs-dir", str(tmp_path / "runs"), "--threads", "1"]
+    assert run_all.main(argv) == 0
+    told = capsys.readouterr()
+    *lines, total = told.out.strip().splitlines()
+    assert "measuring this computer's speed" in told.err
+    assert all("(about " in line for line in lines)
+    assert "total: 8 of 8 stages to run, about " in total
+    assert "not known" not in total
+    assert run_all.main(argv) == 0
+    again = capsys.readouterr()
+    assert again.out == told.out
+    assert again.err == ""
+    assert len(measured) == 1
+
+
+def test_paper_says_what_a_gpu_needs(tmp_path, measured, capsys):
+    assert run_all.main(["--dry-run", "--profile", "paper", "--runs-dir", str(tmp_path)]) == 0
+    assert "digits: on a GPU about " in capsys.readouterr().out
+    assert run_all.main(["--list", "--runs-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for profile in profiles.PROFILES:
+        assert f"  {profile}, digits: about " in out
+    assert out.count("on a GPU about") == 1
+
+
+def test_without_torch_a_line_says_so_and_no_minutes_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("KR_MEASURE", raising=False)
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so is broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert run_all.main(["--dry-run", "--profile", "smoke", "--runs-dir", str(tmp_path / "runs")]) == 0
+    told = capsys.readouterr()
+    assert "the speed cannot be measured here: ImportError: libtorch.so is broken" in told.err
+    assert "about" not in told.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_is_measured_where_that_is_not_wanted(tmp_path, measured, monkeypatch, capsys):
+    monkeypatch.setenv("KR_MEASURE", "0")
+    assert run_all.main(["--dry-run", "--profile", "smoke", "--runs-dir", str(tmp_path / "runs")]) == 0
+    assert "about" not in capsys.readouterr().out
+    assert measured == []
+
+
+def test_a_known_time_is_not_replaced_by_an_estimate(tmp_path):
+    options = {"overrides": {}, "root": tmp_path, "figures": tmp_path / "figures"}
+    jobs = plan.plan("smoke", ["digits"], [0], {"digits": "c"}, **options)
+    jobs = [replace(job, expected=7.0) if job.stage == "teacher" else job for job in jobs]
+    times = {"digits": dict.fromkeys(stages.STAGES, 60.0)}
+    assert [job.expected for job in estimate.filled(jobs, times)] == [60, 7, *[60] * 6]
+    assert [job.expected for job in estimate.filled(jobs, {})] == [None, 7, *[None] * 6]
+    assert report.dry_run(estimate.filled(jobs, times))[0].endswith("(about 1.0 min)")
+
+
+# ------------------------------------------------------------------ against a real run
+
+
+@pytest.mark.slow
+def test_what_a_smoke_run_did_is_what_was_counted(tmp_path, monkeypatch):
+    """Steps and images in the curves that a run stored, against the count."""
+    assert run_all.main(["--profile", "smoke", "--threads", "1"]) == 0
+    chosen, folder = profiles.PROFILES["smoke"], tmp_path / "runs/smoke/digits/seed0"
+    sizes, batch = work.Sizes(**data.sizes("digits")), chosen.teacher.batch
+
+    def rows(stage, name):
+        header, *lines = (folder / stages.STAGES[stage][0] / name).read_text().splitlines()
+        return [dict(zip(header.split(","), line.split(","))) for line in lines]
+
+    # Teachers: an epoch's batches make up the whole set
+    history = rows("teacher", "history.csv")
+    assert len(history) * sizes.train == work.of_stage("teacher", chosen, sizes)["train"]
+    steps = len(history) * max(1, sizes.train // batch)
+    members = work.members(chosen)
+    assert members * int(history[-1]["steps"]) == steps
+
+    # Generator: steps of a batch; the few-step one is counted too
+    last = int(rows("generator", "loss.csv")[-1]["step"])
+    found = work.of_stage("generator", chosen, sizes)["paint"]
+    assert (last + chosen.generator.few_steps) * chosen.generator.batch == found
+
+    # Candidates
+    assert len(rows("checkpoints", "scores.csv")) == chosen.generator.checkpoints
+    counted = sum(len(each) for each in work._candidates(chosen))
+    assert len(rows("tuning", "scores.csv")) in (counted, counted - 2), (
+        "few-step candidates may have a file of their own"
+    )
+
+    # Students: each epoch sees a set
+    history = rows("distillation", "history.csv")
+    images = chosen.distillation.images or min(sizes.train, chosen.distillation.most_images or sizes.train)
+    seen = len(history) * images
+    assert seen == pytest.approx(work.of_stage("distillation", chosen, sizes)["train"], rel=0.26), "one Student more"
