@@ -63,7 +63,7 @@ def of_stage(stage: str, budgets, sizes: Sizes, workers: int = 1) -> dict[str, f
         candidates *= budgets.generator.checkpoints
         found |= _search(budgets.checkpoints, [candidates], budgets, sizes, workers)
     if stage == "tuning":
-        found |= _search(budgets.tuning, _candidates(budgets), budgets, sizes, workers)
+        found |= _search(budgets.tuning, _candidates(budgets), budgets, sizes, workers) | _few_step(budgets)
 
     # Worker processes load the libraries too, once
     if stage in ("checkpoints", "tuning") and workers > 1:
@@ -72,19 +72,29 @@ def of_stage(stage: str, budgets, sizes: Sizes, workers: int = 1) -> dict[str, f
 
 
 def _teacher(budgets, sizes: Sizes) -> dict[str, float]:
-    budget = budgets.teacher
-    epochs = epochs_within(budget.epochs, sizes.train, batch=budget.batch, most_steps=budget.most_steps)
-    every = sizes.train + sizes.val + sizes.test
+    epochs, every = _teacher_epochs(budgets, sizes), sizes.train + sizes.val + sizes.test
     each = {"train": epochs * sizes.train, "predict": epochs * sizes.val + every + sizes.val}
-    return {kind: members(budgets) * amount for kind, amount in each.items()}
+    return {kind: budgets.teacher.members * amount for kind, amount in each.items()}
+
+
+def _teacher_epochs(budgets, sizes: Sizes) -> int:
+    budget = budgets.teacher
+    limits = {key: getattr(budget, key) for key in ("batch", "least_steps", "most_steps")}
+    return epochs_within(budget.epochs, sizes.train, **limits)
 
 
 def _generator(budgets, sizes: Sizes) -> dict[str, float]:
     budget = budgets.generator
     steps = steps_for(budget.steps, sizes.train, batch=budget.batch, passes=budget.passes, most_steps=budget.most_steps)
     shown = 12 * (budget.checkpoints + 2) + 3 * 6  # steps of the images in the notebook, a block each
-    few = budget.few_steps * budget.batch  # a consistency step has one more forward pass
-    return {"paint": steps * budget.batch + few, "draw": few + shown * BLOCK}
+    return {"paint": steps * budget.batch, "draw": shown * BLOCK}
+
+
+def _few_step(budgets) -> dict[str, float]:
+    """Consistency tuning: one more pass forward, and the guide's two of Heun's method, with a class and without."""
+    images = budgets.tuning.few_steps * budgets.generator.batch
+    guided = any(scale != 1 for scale in budgets.tuning.guidance)
+    return {"paint": images, "draw": images * (5 if guided else 1)}
 
 
 def _search(budget, rounds: list[list[float]], budgets, sizes: Sizes, workers: int) -> dict[str, float]:
@@ -92,7 +102,7 @@ def _search(budget, rounds: list[list[float]], budgets, sizes: Sizes, workers: i
 
     rounds : evaluations per image of each candidate; a round waits for the one before it
     """
-    images = min(sizes.train, budget.most_images or sizes.train)
+    images = budget.images or sizes.train
     sets = -(-budget.epochs // budget.period)
     seen = budget.epochs * images
 
@@ -101,7 +111,7 @@ def _search(budget, rounds: list[list[float]], budgets, sizes: Sizes, workers: i
     drawn = sum(-(-len(each) * budget.students // workers) * sum(each) / len(each) for each in rounds if each)
     return {
         "short_train": students * seen,
-        "short_label": students * seen * members(budgets),
+        "short_label": students * seen * budgets.teacher.members,
         "short_predict": students * sizes.val,
         "short_draw": drawn * sets * _blocks(images),
     }
@@ -117,27 +127,29 @@ def _candidates(budgets) -> list[list[float]]:
     # Heun's method evaluates twice a step; a filter draws again
     churn = [(2 * steps - 1) * per_step if value else usual for value in budget.churn]
     threshold = [usual * (DRAWS if value else 1) for value in budget.threshold]
-    few = [1.0, 2.0] if budgets.generator.few_steps else []
-    mixtures = [usual] * (len(_several(budget, "temperature")) * len(_several(budget, "hard_weight")) - 1)
+    few = [float(steps) for steps in budget.few] if budget.few_steps else []
+    mixtures = [usual] * (len(budget.temperature) * len(budget.hard_weight) - 1)
     return [each for each in (grid, churn, threshold, few, mixtures) if each]
 
 
 def _distillation(budgets, sizes: Sizes) -> dict[str, float]:
     budget = budgets.distillation
-    images = budget.images or min(sizes.train, budget.most_images or sizes.train)
-    sets = -(-budget.epochs // budget.period)
+    images, batch = budget.images or sizes.train, budgets.teacher.batch
+    least = _teacher_epochs(budgets, sizes) * max(1, sizes.train // batch)
+    epochs = epochs_within(budget.epochs, images, batch=batch, least_steps=least)
+    sets = -(-epochs // budget.period)
 
-    # The 2x2 ablation, half of it labelled by Teachers, and the controls, five of which are (see notebook 05)
-    controls = bool(getattr(budget, "controls", 0))
-    students, labelled = 4 + 6 * controls, 2 + 5 * controls
-    seen = budget.epochs * images
-    passes = {"train": students * seen, "label": labelled * seen * members(budgets)}
-    looks = students * (budget.epochs * sizes.val + sizes.test) + sizes.train + sizes.val + sizes.test
+    # The 2x2 ablation, half of it labelled by Teachers, and the controls, three of which are (see notebook 05)
+    students, labelled = 4 + 5 * budget.controls, 2 + 3 * budget.controls
+    seen = epochs * images
+    passes = {"train": students * seen, "label": labelled * seen * budgets.teacher.members}
+    looks = students * (epochs * sizes.val + sizes.test) + sizes.train + sizes.val + sizes.test
+    relabelled = (1 + sets * budget.controls) * images * budgets.teacher.members
 
     # The regenerated sets are shared; the controls with other classes, or none, draw their own
     each = median(value for row in _candidates(budgets) for value in row)
-    drawn = (1 + 2 * controls) * sets * _blocks(images) * each
-    return passes | {"predict": looks + images * members(budgets), "draw": drawn}
+    drawn = (1 + 2 * budget.controls) * sets * _blocks(images) * each
+    return passes | {"predict": looks + relabelled, "draw": drawn}
 
 
 def _membership(budgets, sizes: Sizes) -> dict[str, float]:
@@ -159,15 +171,6 @@ def _membership(budgets, sizes: Sizes) -> dict[str, float]:
     }
 
 
-def members(budgets) -> int:
-    """Teachers that label an image."""
-    return getattr(budgets.teacher, "members", 1)
-
-
-def _several(budget, name: str) -> tuple:
-    return getattr(budget, name, (None,))
-
-
 def _evaluations(guidance: float, steps: int) -> float:
     """Of the network per image without churn, as `sampling.evaluations`."""
     return steps * (1 if guidance == 1 else 2)
@@ -178,9 +181,11 @@ def _blocks(images: int) -> int:
     return -(-images // BLOCK) * BLOCK
 
 
-def epochs_within(epochs: int, images: int, *, batch: int, most_steps: int) -> int:
+def epochs_within(epochs: int, images: int, *, batch: int, least_steps: int = 0, most_steps: int = 0) -> int:
     """As `classifier.epochs_within`, which needs torch."""
-    return max(1, min(epochs, most_steps // max(1, images // batch))) if most_steps else epochs
+    each = max(1, images // batch)
+    wanted = max(epochs, -(-least_steps // each))
+    return max(1, min(wanted, most_steps // each)) if most_steps else wanted
 
 
 def steps_for(steps: int, images: int, *, batch: int, passes: int, most_steps: int) -> int:

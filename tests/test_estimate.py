@@ -32,11 +32,20 @@ def with_fields(**changes):
 # ------------------------------------------------------------------ what is counted
 
 
-@given(epochs=st.integers(1, 300), images=st.integers(1, 10**6), batch=st.integers(1, 512), most=st.integers(0, 10**5))
-def test_epochs_and_steps_are_those_of_the_method(epochs, images, batch, most):
+@given(
+    epochs=st.integers(1, 300),
+    images=st.integers(1, 10**6),
+    batch=st.integers(1, 512),
+    most=st.integers(0, 10**5),
+    least=st.integers(0, 10**5),
+)
+def test_epochs_and_steps_are_those_of_the_method(epochs, images, batch, most, least):
     """Written twice, for the method's own functions need torch, which the driver does without."""
     limits = {"batch": batch, "most_steps": most}
-    assert work.epochs_within(epochs, images, **limits) == classifier.epochs_within(epochs, images, **limits)
+    least = {"least_steps": least}
+    assert work.epochs_within(epochs, images, **limits, **least) == classifier.epochs_within(
+        epochs, images, **limits, **least
+    )
     ours = work.steps_for(epochs, images, passes=35, **limits)
     assert ours == generator.steps_for(epochs, images, passes=35, **limits)
 
@@ -51,54 +60,63 @@ def test_blocks_and_evaluations_are_those_of_the_sampler():
 
 def test_a_teacher_s_work_is_its_epochs_times_the_images():
     found = work.of_stage("teacher", with_fields(teacher={"epochs": 5}), SIZES)
-    assert found["train"] == 5 * 1000 * work.members(profiles.PROFILES["smoke"])
+    assert found["train"] == 5 * 1000 * profiles.PROFILES["smoke"].teacher.members
     once = work.of_stage("teacher", with_fields(teacher={"epochs": 1}), SIZES)
-    assert found["predict"] - once["predict"] == 4 * 200 * work.members(profiles.PROFILES["smoke"])
+    assert found["predict"] - once["predict"] == 4 * 200 * profiles.PROFILES["smoke"].teacher.members
 
 
 def test_a_generator_s_work_follows_its_steps_and_batch():
-    few = work.of_stage("generator", with_fields(generator={"steps": 10, "batch": 32, "few_steps": 0}), SIZES)
-    more = work.of_stage("generator", with_fields(generator={"steps": 10, "batch": 32, "few_steps": 7}), SIZES)
-    assert few["paint"] == 320
-    assert more["paint"] - few["paint"] == more["draw"] - few["draw"] == 7 * 32, "a forward pass more per step"
+    assert work.of_stage("generator", with_fields(generator={"steps": 10, "batch": 32}), SIZES)["paint"] == 320
+
+
+@pytest.mark.parametrize(("guidance", "passes"), [((1.0,), 1), ((1.0, 2.0), 5)])
+def test_consistency_tuning_has_a_forward_pass_more_per_step_and_those_of_its_guide(guidance, passes):
+    fields = {"batch": 32}
+    none, some = (
+        work.of_stage("tuning", with_fields(tuning={"few_steps": n, "guidance": guidance}, generator=fields), SIZES)
+        for n in (0, 7)
+    )
+    assert some["paint"] == 7 * 32
+    assert some["draw"] - none.get("draw", 0) == passes * 7 * 32
 
 
 @pytest.mark.parametrize(("workers", "rounds"), [(1, 6), (2, 3), (4, 2), (6, 1), (50, 1)])
 def test_short_students_are_counted_for_the_busiest_process(workers, rounds):
     """Two checkpoints, three Students each, of 4 epochs on 300 images; 65 steps without guidance."""
-    search = {"epochs": 4, "period": 3, "students": 3, "steps": 65, "guidance": 1.0, "most_images": 300}
+    search = {"epochs": 4, "period": 3, "students": 3, "steps": 65, "guidance": 1.0, "images": 300}
     chosen = with_fields(checkpoints=search, generator={"checkpoints": 2})
     found = work.of_stage("checkpoints", chosen, SIZES, workers)
     assert found["short_train"] == rounds * 4 * 300
-    assert found["short_label"] == found["short_train"] * work.members(chosen)
+    assert found["short_label"] == found["short_train"] * chosen.teacher.members
     assert found["short_draw"] == rounds * 2 * 320 * 65, "two sets, of whole blocks"
 
 
 def test_tuning_counts_every_candidate():
     chosen = with_fields(
-        tuning={"guidance": (1.0, 2.0), "steps": (4, 6), "churn": (0.0, 3.0), "threshold": (0.0, 0.5)},
-        generator={"few_steps": 5},
+        tuning={"guidance": (1.0, 2.0), "steps": (4, 6), "churn": (0.0, 3.0), "threshold": (0.0, 0.5)}
+        | {"few": (1, 2), "few_steps": 5, "temperature": (1.0, 4.0), "hard_weight": (0.0, 0.5, 0.9)}
     )
-    grid, churn, threshold, few = work._candidates(chosen)[:4]
+    grid, churn, threshold, few, mixtures = work._candidates(chosen)
+    assert len(mixtures) == 5, "one of the six was scored before"
     assert grid == [4, 6, 8, 12]
     assert few == [1, 2]
     usual = np.median(grid)
     assert churn[0] == threshold[0] == usual
     assert churn[1] > 1.5 * usual
     assert threshold[1] == work.DRAWS * usual
-    without = work._candidates(replace(chosen, generator=replace(chosen.generator, few_steps=0)))
+    without = work._candidates(replace(chosen, tuning=replace(chosen.tuning, few_steps=0)))
     assert [1, 2] not in without
 
 
 def test_the_count_grows_with_each_budget():
-    """No field that costs time is forgotten: twice of it is more work in some stage."""
+    """No field that costs time is forgotten: twenty times of it are more work in some stage."""
     base = with_fields()
     costly = {
         "teacher": ("epochs",),
-        "generator": ("steps", "batch", "checkpoints", "few_steps"),
-        "checkpoints": ("epochs", "students", "steps", "most_images"),
-        "tuning": ("epochs", "students", "most_images"),
-        "distillation": ("epochs", "most_images"),
+        "generator": ("steps", "batch", "checkpoints"),
+        "checkpoints": ("epochs", "students", "steps", "images"),
+        "tuning": ("epochs", "students", "images", "few_steps"),
+        "distillation": ("epochs", "images"),
         "membership": ("overfit_images", "overfit_epochs", "released", "draws"),
     }
 
@@ -109,7 +127,7 @@ def test_the_count_grows_with_each_budget():
     for stage, names in costly.items():
         for name in names:
             value = getattr(getattr(base, stage), name)
-            assert total(with_fields(**{stage: {name: 2 * value}})) > total(base), f"{stage}.{name}"
+            assert total(with_fields(**{stage: {name: 20 * value}})) > total(base), f"{stage}.{name}"
 
 
 def test_only_known_kinds_are_counted():
@@ -280,23 +298,20 @@ def test_what_a_smoke_run_did_is_what_was_counted(tmp_path, monkeypatch):
     history = rows("teacher", "history.csv")
     assert len(history) * sizes.train == work.of_stage("teacher", chosen, sizes)["train"]
     steps = len(history) * max(1, sizes.train // batch)
-    members = work.members(chosen)
+    members = chosen.teacher.members
     assert members * int(history[-1]["steps"]) == steps
 
-    # Generator: steps of a batch; the few-step one is counted too
+    # Generator: steps of a batch
     last = int(rows("generator", "loss.csv")[-1]["step"])
     found = work.of_stage("generator", chosen, sizes)["paint"]
-    assert (last + chosen.generator.few_steps) * chosen.generator.batch == found
+    assert last * chosen.generator.batch == found
 
     # Candidates
     assert len(rows("checkpoints", "scores.csv")) == chosen.generator.checkpoints
     counted = sum(len(each) for each in work._candidates(chosen))
-    assert len(rows("tuning", "scores.csv")) in (counted, counted - 2), (
-        "few-step candidates may have a file of their own"
-    )
+    assert len(rows("tuning", "scores.csv")) == counted
 
     # Students: each epoch sees a set
     history = rows("distillation", "history.csv")
-    images = chosen.distillation.images or min(sizes.train, chosen.distillation.most_images or sizes.train)
-    seen = len(history) * images
-    assert seen == pytest.approx(work.of_stage("distillation", chosen, sizes)["train"], rel=0.26), "one Student more"
+    seen = len(history) * chosen.distillation.images
+    assert seen == work.of_stage("distillation", chosen, sizes)["train"]

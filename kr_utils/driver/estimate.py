@@ -168,8 +168,8 @@ def on_a_gpu(chosen: profiles.Profile, sizes: work.Sizes, speed: dict) -> str:
     # Weights, gradients, two moments, moving average; and what a batch keeps for the backward pass
     painting = 20 * paint["parameters"] + chosen.generator.batch * paint["saved"]
     students = TOGETHER * (12 * classify["parameters"] + chosen.teacher.batch * classify["saved"])
-    files = (chosen.generator.checkpoints + bool(chosen.generator.few_steps)) * paint["parameters"]
-    files += (work.members(chosen) + 1) * classify["parameters"]
+    files = (chosen.generator.checkpoints + bool(chosen.tuning.few_steps)) * paint["parameters"]
+    files += (chosen.teacher.members + 1) * classify["parameters"]
     return (
         f"on a GPU about {hours:.2g} h a seed at {GPU_FLOPS / 1e12:.0f} TFLOP/s (an assumption; the operations are "
         f"counted), up to {max(painting, students) / 1e9:.2g} GB of its memory (all in float32; bfloat16 takes less), "
