@@ -35,7 +35,7 @@ class Teacher:
     width: int = number(16, most=4096)  # channels of the first stage
     depth: int = number(8, least=8, most=1202)  # layers, 6n + 2
     epochs: int = number(40)
-    least_steps: int = number(1000, least=0)  # of the optimiser: a small set gets more epochs; 0: no limit
+    least_steps: int = number(600, least=0)  # of the optimiser: a small set gets more epochs; 0: no limit
     most_steps: int = number(4000, least=0)  # and a large one fewer
     batch: int = number(64, most=2**16)
     lr: float = number(0.1, most=100)
@@ -61,8 +61,8 @@ class Generator:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    epochs: int = number(10)  # of each short Student
-    period: int = number(10)  # regeneration while searching ("fast")
+    epochs: int = number(8)  # of each short Student
+    period: int = number(8)  # regeneration while searching ("fast")
     students: int = number(2, most=1000)  # averaged per candidate
     guidance: float = number(1.0, most=1000)
     steps: int = number(10)
@@ -74,8 +74,8 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Tuning:
-    epochs: int = number(10)
-    period: int = number(10)
+    epochs: int = number(8)
+    period: int = number(8)
     students: int = number(2, most=1000)
     guidance: tuple[float, ...] = number((1.0, 2.0), most=1000)
     steps: tuple[int, ...] = number((8,))
@@ -92,9 +92,9 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Distillation:
-    epochs: int = number(32)  # or the more that take as many steps as real training did
+    epochs: int = number(20)  # or the more that take as many steps as real training did
     period: int = number(4)  # epochs between regenerations; always 1 where the few-step Generator draws
-    images: int = number(2000, least=0, most=10**8)  # per synthetic set; 0: as many as the real training set
+    images: int = number(1500, least=0, most=10**8)  # per synthetic set; 0: as many as the real training set
     balance: str = "uniform"
     controls: int = number(1, least=0, most=1)  # 1: Students that show what the Generator brings
 
@@ -171,7 +171,7 @@ PROFILES: dict[str, Profile] = {
             few_lr=3e-4,
         ),
         # Softer labels brought validation probabilities nearer to the Teacher's.
-        distillation=Distillation(epochs=64, period=8),
+        distillation=Distillation(epochs=64, period=8, images=2000),
         membership=Membership(overfit_epochs=60),
     ),
     "paper": Profile(
