@@ -231,26 +231,35 @@ def comparison_of(args: argparse.Namespace) -> Comparison:
     # The work folder
     work = paths.absolute(args.work, "--work") if args.work else paths.runs_root() / "compare"
     paths.writable(work, "--work")
-    remember(work, args.profile, budgets)
 
     # The folds
     cut = folds.Cut(args.splits, args.most_train or folds.Cut.most_train)
     made = {}
     for name, mirror in named:
         made[name] = folds.write(folds.read(name, args.data_root, args.describe, mirror), cut, work / "data")
+    remember(work, args.profile, budgets, keep=not args.plan)
     return Comparison(work, args.profile, args.until, seeds, budgets, made, metric, args.margin / 100)
 
 
-def remember(work: Path, profile: str, budgets: list[Budget]) -> None:
-    """Note what each budget's name stands for in this work folder; InputError where it stood for something else."""
+def remember(work: Path, profile: str, budgets: list[Budget], keep: bool) -> None:
+    """Note what each budget's name stands for in this work folder; InputError where it stood for something else.
+
+    keep : write the note; else only look
+    """
     note = work / "budgets.json"
-    known = json.loads(owned.read_text(note)) if note.is_file() else {}
+    try:
+        known = json.loads(owned.read_text(note)) if note.is_file() else {}
+        known = {str(key): list(value) for key, value in known.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{note}: not as it was written; delete it, and name the budgets as before") from error
+
     for budget in budgets:
         there = known.setdefault(f"{profile}/{budget.name}", budget.settings)
         if there != budget.settings:
             was = " ".join(there) or f"the plain {profile} profile"
             raise InputError(f"budget {budget.name!r} was {was} in {work}; give the new one another name")
-    owned.write(note, json.dumps(known, indent=1) + "\n")
+    if keep:
+        owned.write(note, json.dumps(known, indent=1) + "\n")
 
 
 # ------------------------------------------------------------------ cells

@@ -531,6 +531,12 @@ def test_a_name_keeps_its_meaning_in_a_work_folder(comparison):
         comparison("base", "longer=distillation.epochs=4")
 
 
+def test_a_plan_gives_a_name_no_meaning_yet(tmp_path):
+    for epochs in (3, 4):
+        command = ["--datasets", "digits", "--splits", "2", "--profile", "smoke", "--work", str(tmp_path), "--plan"]
+        assert compare.main([*command, "--budget", "base", "--budget", f"other=teacher.epochs={epochs}"]) == 0
+
+
 def test_two_comparisons_do_not_work_in_one_folder(comparison, tmp_path, capsys):
     given = comparison("base", "longer=distillation.epochs=3")
     code = "import sys; from kr_utils.runs import locks; from pathlib import Path; "
