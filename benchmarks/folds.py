@@ -60,13 +60,14 @@ def read(name: str, root: str | Path = "", described: str | Path = "", mirror: s
         The name is unknown, its file is damaged, or it is described twice or not at all.
     """
     path = data.data_root(root) / f"{name}.npz"
-    known = name in data.INFO or name in data.REFUSED or path.with_suffix(".json").is_file() or not path.is_file()
-    if known and mirror:
-        data.require_name(name, root)  # or it is unknown
+    known = name in data.INFO or name in data.REFUSED or path.with_suffix(".json").is_file()
+    if mirror and not known and not path.is_file():
+        raise InputError(f"{path}: no such file; name the folder that it is in (--data-root or KR_DATA)")
+    if mirror and known:
         raise InputError(f"{name}:{mirror}: {name} is described already; leave out the part from the colon on")
 
     # The library reads, and checks all three splits; two of them are kept
-    if known:
+    if known or not path.is_file():
         ds = data.load(name, root)
         pairs = [(split.images.permute(0, 2, 3, 1).numpy(), split.labels.numpy()) for split in (ds.train, ds.val)]
         return _source(name, ds.info, ds.class_names, pairs)

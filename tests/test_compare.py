@@ -152,8 +152,10 @@ def test_an_undescribed_file_needs_its_mirror_images_told(source_folder, tmp_pat
     assert np.array_equal(told.images, read.images)
     with pytest.raises(InputError, match="described already"):
         folds.read("digits", source_folder, mirror="none")
-    with pytest.raises(InputError, match="unknown dataset"):
+    with pytest.raises(InputError, match=r"nosuch.npz: no such file; name the folder"):
         folds.read("nosuch", source_folder, mirror="none")
+    with pytest.raises(InputError, match="unknown dataset"):
+        folds.read("nosuch", source_folder)
 
 
 # ------------------------------------------------------------------ intervals
