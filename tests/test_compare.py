@@ -375,6 +375,8 @@ def test_the_difference_is_paired_and_not_of_other_cells(comparison):
     row = dict(zip(head, row))
     assert (row["cells"], row["pairs"]) == ("2 of 4", "2")
     assert row["Student (CAS) less base's"].startswith("+10.00")
+    assert cells.averaged(found["better"], "cas", minus=[]) == {}, "nothing to compare with is no difference of zero"
+    assert set(cells.averaged(found["base"], "cas", minus=found["better"])) == {"mine"}
 
 
 def test_a_budget_that_loses_on_two_sets_is_dropped(comparison, capsys):
@@ -565,10 +567,13 @@ def test_what_runs_hears_once_that_it_should_stop(number, tmp_path):
     code += "except KeyboardInterrupt:\n    sys.exit(7)"
     command = [sys.executable, "-c", code, str(SCRIPT.parent), str(tmp_path / "file")]
     process = subprocess.Popen(
-        command, env=environment(tmp_path), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+        command,
+        env=environment(tmp_path),
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     wait_for((tmp_path / "file").exists, "the child works", 60)
-    os.kill(process.pid, number)
+    os.killpg(process.pid, number)  # as a terminal does
     assert process.wait(timeout=30) == 7
     assert (tmp_path / "file.heard").read_text() == "x"
 
