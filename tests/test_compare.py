@@ -72,7 +72,8 @@ def test_the_test_images_do_not_change_the_folds(source_folder, tmp_path):
     assert "test" not in " ".join(field.name for field in dataclasses.fields(folds.Source))
 
 
-def test_folds_of_a_published_set_are_its_train_and_validation_images(digits, tmp_path):
+def test_folds_of_a_published_set_are_its_train_and_validation_images(tmp_path):
+    digits = data.load("digits")
     made = folds.write(folds.read("digits"), folds.Cut(splits=2), tmp_path)
     pool = pixels(np.concatenate([digits.train.images.numpy(), digits.val.images.numpy()]))
     held = pixels(np.concatenate([of(tmp_path / f"{name}.npz", "test") for name in made]))
