@@ -29,8 +29,8 @@ BLOCK = 64  # images that a Generator draws at a time on a CPU (sampling.BLOCK)
 DRAWS = 1.5  # images drawn per image kept under a filter threshold, 1 to recycling.MAX_ROUNDS; not known beforehand
 
 # Starts of Python per stage: the kernel's own, then what figures and files cost (measured in the smoke profile).
-STARTS = {"start": 1.3, "teacher": 1.4, "generator": 1.5, "checkpoints": 1.3, "tuning": 1.5, "distillation": 1.6}
-STARTS |= {"membership": 1.6, "compare": 2.0}
+STARTS = {"start": 1.1, "teacher": 1.4, "generator": 1.6, "checkpoints": 1.5, "tuning": 1.8, "distillation": 1.8}
+STARTS |= {"membership": 1.6, "compare": 1.4}
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,27 @@ def _candidates(budgets) -> list[list[float]]:
     return [each for each in (grid, churn, threshold, few, mixtures) if each]
 
 
+def _chosen(budgets, epochs: int) -> tuple[float, float]:
+    """(evaluations per image, sets in so many epochs) of what Tuning may choose: its result is not known beforehand.
+
+    In the middle between an ordinary setting and, where there is one, the few-step Generator, which draws new images
+    every epoch.
+    """
+    tuning, sets = budgets.tuning, -(-epochs // budgets.distillation.period)
+    many = median(_evaluations(w, steps) for w in tuning.guidance for steps in tuning.steps)
+    if not tuning.few_steps:
+        return many, sets
+    few = median(tuning.few)
+    each = (many + few) / 2
+    return each, (many * sets + few * epochs) / 2 / each
+
+
 def _distillation(budgets, sizes: Sizes) -> dict[str, float]:
     budget = budgets.distillation
     images, batch = budget.images or sizes.train, budgets.teacher.batch
     least = _teacher_epochs(budgets, sizes) * max(1, sizes.train // batch)
     epochs = epochs_within(budget.epochs, images, batch=batch, least_steps=least)
-    sets = -(-epochs // budget.period)
+    each, sets = _chosen(budgets, epochs)
 
     # The 2x2 ablation, half of it labelled by Teachers, and the controls, three of which are (see notebook 05)
     students, labelled = 4 + 5 * budget.controls, 2 + 3 * budget.controls
@@ -147,7 +162,6 @@ def _distillation(budgets, sizes: Sizes) -> dict[str, float]:
     relabelled = (1 + sets * budget.controls) * images * budgets.teacher.members
 
     # The regenerated sets are shared; the controls with other classes, or none, draw their own
-    each = median(value for row in _candidates(budgets) for value in row)
     drawn = (1 + 2 * budget.controls) * sets * _blocks(images) * each
     return passes | {"predict": looks + relabelled, "draw": drawn}
 
@@ -155,7 +169,6 @@ def _distillation(budgets, sizes: Sizes) -> dict[str, float]:
 def _membership(budgets, sizes: Sizes) -> dict[str, float]:
     budget = budgets.membership
     overfit, released = min(budget.overfit_images, sizes.train), min(budget.released, sizes.train)
-    each = median(value for row in _candidates(budgets) for value in row)
 
     # Every real image against each set of released or of other images
     values = sizes.channels * sizes.height * sizes.width
@@ -165,7 +178,7 @@ def _membership(budgets, sizes: Sizes) -> dict[str, float]:
     return {
         "train": budget.overfit_epochs * overfit,
         "predict": overfit + 2 * sizes.test,
-        "draw": _blocks(released) * each,
+        "draw": _blocks(released) * _chosen(budgets, 1)[0],
         "compare": pairs * values,
         "resample": (audits * budget.draws + differences * 500) * (sizes.train + sizes.test),
     }
