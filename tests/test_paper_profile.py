@@ -1,12 +1,15 @@
 """The `paper` profile's own networks take training steps on a CPU: small batches, but nothing else is smaller."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from kr_utils import classifier, consistency, data, generator, profiles, sampling, stacked
 
 PAPER = profiles.PROFILES["paper"]
-RECIPE = classifier.Recipe(width=64, depth=20, batch=8, lr=0.1, weight_decay=1e-4, erase=0.25)
+BATCH = 8  # with a learning rate to match: that of batches of 128 would throw the weights about
+RECIPE = classifier.Recipe(width=64, depth=20, batch=BATCH, lr=0.1 * BATCH / 128, weight_decay=1e-4, erase=0.25)
 STEPS = 3
 
 
@@ -40,7 +43,8 @@ def new_classifier(seed):
 def test_the_recipe_is_the_profile_s_but_for_its_batch():
     budget = PAPER.teacher
     assert (budget.width, budget.depth, budget.batch) == (RECIPE.width, RECIPE.depth, 128)
-    assert (budget.lr, budget.weight_decay, budget.erase) == (RECIPE.lr, RECIPE.weight_decay, RECIPE.erase)
+    assert budget.lr == RECIPE.lr * budget.batch / BATCH
+    assert (budget.weight_decay, budget.erase) == (RECIPE.weight_decay, RECIPE.erase)
 
 
 @pytest.mark.slow
@@ -53,12 +57,12 @@ def test_teacher_and_student_take_steps():
     history = classifier.fit(teacher, lambda epoch: split, None, classifier.Training(RECIPE, STEPS, augment), seed=0)
     assert [row["steps"] for row in history] == [1, 2, 3]
     assert changed(teacher, before) == 1
-    assert all(0 < row["train_loss"] < 100 for row in history), "a learning rate for batches of 128 shakes one of 8"
+    assert all(0 < row["train_loss"] < 10 for row in history)
 
-    # A Student learns what the Teacher says
+    # A Student learns what the Teachers say
     student = new_classifier(1)
     before = copies(student)
-    taught = classifier.Training(RECIPE, STEPS, augment, teacher)
+    taught = classifier.Training(RECIPE, STEPS, augment, classifier.Ensemble([teacher, new_classifier(2)]))
     history = classifier.fit(student, lambda epoch: split, split, taught, seed=0)
     assert changed(student, before) == 1
     assert all(0 < row["train_loss"] < 10 and 0 <= row["val_accuracy"] <= 1 for row in history)
@@ -69,7 +73,7 @@ def test_stacked_students_take_steps_and_stay_apart():
     split, augment = pictures(4), classifier.Augmentation(3, True)
     students = [new_classifier(seed) for seed in (0, 1)]
     before = [copies(student) for student in students]
-    training = classifier.Training(classifier.Recipe(64, 20, 4, 0.1, 1e-4), STEPS, augment)
+    training = classifier.Training(classifier.Recipe(64, 20, 4, 0.1 * 4 / 128, 1e-4), STEPS, augment)
     stacked.fit(students, [lambda epoch: split] * 2, training, seeds=[0, 1])
     assert [changed(*pair) for pair in zip(students, before)] == [1, 1]
     assert changed(students[0], copies(students[1])) > 0.5
@@ -78,11 +82,11 @@ def test_stacked_students_take_steps_and_stay_apart():
 @pytest.fixture(scope="module")
 def painter():
     """The Generator after three steps, its first history and the weights before it."""
-    budget, split = PAPER.generator, pictures(4)
+    budget, split = PAPER.generator, pictures(2)
     sizes = {key: getattr(budget, key) for key in ("width", "levels", "layers", "fold")}
     model = generator.build(2, split.images, **sizes, seed=0)
     before = copies(model)
-    training = generator.Training(STEPS, 4, 1e-3, 0.5, budget.label_dropout, hflip=True)
+    training = generator.Training(STEPS, 2, 1e-3, 0.5, budget.label_dropout, hflip=True)
     return model, generator.fit(model, split, training, seed=0), before
 
 
@@ -106,6 +110,7 @@ def test_the_few_step_generator_takes_steps(painter):
     few.load_state_dict(painter[0].state_dict())
     before = copies(few)
     training = generator.Training(STEPS, 2, PAPER.tuning.few_lr, 0.5, 0.1)
-    history = generator.fit(few, pictures(4), training, seed=0, loss_function=consistency.loss)
+    loss = partial(consistency.loss, guide=consistency.Guide(painter[0], 2.0))
+    history = generator.fit(few, pictures(2), training, seed=0, loss_function=loss)
     assert all(0 < row["loss"] < 1e4 for row in history)
     assert changed(few, before) > 0.9
