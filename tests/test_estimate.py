@@ -109,6 +109,17 @@ def test_tuning_counts_every_candidate():
     assert [1, 2] not in without
 
 
+def test_what_tuning_may_choose_lies_between_an_ordinary_and_a_few_step_generator():
+    """12 epochs, period 4: 3 sets of 8 evaluations, or 12 sets of 1."""
+    fields = {"guidance": (1.0,), "steps": (8,), "few": (1,)}
+    ordinary, either = (
+        work._chosen(with_fields(tuning=fields | {"few_steps": n}, distillation={"period": 4}), 12) for n in (0, 5)
+    )
+    assert ordinary == (8, 3)
+    assert either[0] == 4.5
+    assert either[0] * either[1] == (8 * 3 + 1 * 12) / 2
+
+
 def test_the_count_grows_with_each_budget():
     """No field that costs time is forgotten: twice of it is more work in some stage."""
     base = with_fields(distillation={"epochs": 20})  # more than as many steps as real training asks for
@@ -324,40 +335,3 @@ def test_the_speed_is_measured_in_a_process_of_its_own(threads):
     assert 0.1 < rates["start"] < 120
     assert rates["predict"] < rates["train"], "a training step has more to do than a prediction"
     assert rates["draw"] < rates["paint"]
-
-
-# ------------------------------------------------------------------ against a real run
-
-
-@pytest.mark.slow
-def test_what_a_smoke_run_did_is_what_was_counted(tmp_path, monkeypatch):
-    """Steps and images in the curves that a run stored, against the count."""
-    assert run_all.main(["--profile", "smoke", "--threads", "1"]) == 0
-    chosen, folder = profiles.PROFILES["smoke"], tmp_path / "runs/smoke/digits/seed0"
-    sizes, batch = work.Sizes(**data.sizes("digits")), chosen.teacher.batch
-
-    def rows(stage, name):
-        header, *lines = (folder / stages.STAGES[stage][0] / name).read_text().splitlines()
-        return [dict(zip(header.split(","), line.split(","))) for line in lines]
-
-    # Teachers: an epoch's batches make up the whole set
-    history = rows("teacher", "history.csv")
-    assert len(history) * sizes.train == work.of_stage("teacher", chosen, sizes)["train"]
-    steps = len(history) * max(1, sizes.train // batch)
-    members = chosen.teacher.members
-    assert members * int(history[-1]["steps"]) == steps
-
-    # Generator: steps of a batch
-    last = int(rows("generator", "loss.csv")[-1]["step"])
-    found = work.of_stage("generator", chosen, sizes)["paint"]
-    assert last * chosen.generator.batch == found
-
-    # Candidates
-    assert len(rows("checkpoints", "scores.csv")) == chosen.generator.checkpoints
-    counted = sum(len(each) for each in work._candidates(chosen))
-    assert len(rows("tuning", "scores.csv")) == counted
-
-    # Students: each epoch sees a set
-    history = rows("distillation", "history.csv")
-    seen = len(history) * chosen.distillation.images
-    assert seen == work.of_stage("distillation", chosen, sizes)["train"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import assert_no_pickle_inside
 
-from kr_utils import runs, stages
+from kr_utils import data, profiles, runs, stages, work
 from kr_utils.driver import execute, plan
 from kr_utils.runs import code
 
@@ -71,8 +71,6 @@ def make_plan(root, **more):
 def test_every_setting_reaches_the_notebook_as_it_is(tmp_path):
     """papermill writes parameters into the notebook; what its cell then assigns must be the budget that was planned."""
     from papermill.translators import PythonTranslator
-
-    from kr_utils import profiles
 
     settings = ["tuning.guidance=1,2.5", "tuning.steps=7", "tuning.threshold=0,0.25"]
     overrides = plan.parse_settings(settings, "smoke")
@@ -173,12 +171,45 @@ def check_all_called_is_in_the_identity(folder):
         assert not {(file, name) for file, name in called if name not in can.get(file, ())}, stage
 
 
+def check_counts(root):
+    """What `work` counts for the smoke profile on digits, against the curves that a run stored."""
+    chosen, folder = profiles.PROFILES["smoke"], root / "smoke/digits/seed0"
+    sizes, batch = work.Sizes(**data.sizes("digits")), chosen.teacher.batch
+
+    def rows(stage, name):
+        header, *lines = (folder / stages.STAGES[stage][0] / name).read_text().splitlines()
+        return [dict(zip(header.split(","), line.split(","))) for line in lines]
+
+    # Teachers: an epoch's batches make up the whole set
+    history = rows("teacher", "history.csv")
+    assert len(history) * sizes.train == work.of_stage("teacher", chosen, sizes)["train"]
+    steps = len(history) * max(1, sizes.train // batch)
+    members = chosen.teacher.members
+    assert members * int(history[-1]["steps"]) == steps
+
+    # Generator: steps of a batch
+    last = int(rows("generator", "loss.csv")[-1]["step"])
+    found = work.of_stage("generator", chosen, sizes)["paint"]
+    assert last * chosen.generator.batch == found
+
+    # Candidates
+    assert len(rows("checkpoints", "scores.csv")) == chosen.generator.checkpoints
+    counted = sum(len(each) for each in work._candidates(chosen))
+    assert len(rows("tuning", "scores.csv")) == counted
+
+    # Students: each epoch sees a set
+    history = rows("distillation", "history.csv")
+    seen = len(history) * chosen.distillation.images
+    assert seen == work.of_stage("distillation", chosen, sizes)["train"]
+
+
 @pytest.mark.slow
 def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
     root, figures = tmp_path / "runs", tmp_path / "figures"
     drive_traced(tmp_path, "--profile", "smoke")
     check_all_called_is_in_the_identity(tmp_path)
     check_schema(root, "digits")
+    check_counts(root)
     made = {p.name for p in (figures / "smoke").iterdir()}
     for name in (
         "pipeline",
