@@ -106,26 +106,26 @@ def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None)
 def times(root: Path, profile: str, asked: list[tuple[str, int]]) -> list[str]:
     """Where the minutes of each dataset and seed went, from their manifests, as lines of a Markdown table.
 
-    A row per run, then the mean of the whole ones of a dataset; a stage that is missing or stale has no minutes.
+    A row per run, then the mean of the whole ones of a dataset; a star marks what other code or settings made.
 
     asked : datasets with their seeds; none: all that are there
     """
     rows = []
     for (dataset, seed), found in sorted(runs.find(root, profile).items()):
-        if asked and (dataset, seed) not in asked:
-            continue
-        why = runs.stale(found)
-        seconds = {stage: found[stage].manifest["seconds"] for stage in STAGES if stage in found and stage not in why}
-        rows.append((dataset, str(seed), seconds))
+        if not asked or (dataset, seed) in asked:
+            seconds = {stage: found[stage].manifest["seconds"] for stage in STAGES if stage in found}
+            rows.append((dataset, str(seed), seconds, set(runs.stale(found))))
 
     # Runs of which each stage is there can be averaged
     for dataset in sorted({row[0] for row in rows}):
-        whole = [seconds for name, _, seconds in rows if name == dataset and len(seconds) == len(STAGES)]
+        whole = [row for row in rows if row[0] == dataset and len(row[2]) == len(STAGES)]
         if len(whole) > 1:
-            rows.append((dataset, f"mean of {len(whole)}", {s: fmean(each[s] for each in whole) for s in STAGES}))
+            mean = {stage: fmean(row[2][stage] for row in whole) for stage in STAGES}
+            rows.append((dataset, f"mean of {len(whole)}", mean, set().union(*(row[3] for row in whole))))
 
     cells = [["minutes", "seed", *STAGES, "sum"], ["---"] * (len(STAGES) + 3)]
-    for dataset, seed, seconds in rows:
-        each = [f"{seconds[stage] / 60:.1f}" if stage in seconds else "-" for stage in STAGES]
+    for dataset, seed, seconds, old in rows:
+        each = [f"{seconds[s] / 60:.1f}{'*' * (s in old)}" if s in seconds else "-" for s in STAGES]
         cells.append([dataset, seed, *each, f"{sum(seconds.values()) / 60:.1f}"])
-    return [f"| {' | '.join(row)} |" for row in cells]
+    star = ["", "\\* stale: made with other code, settings or earlier stages"] * any(row[3] for row in rows)
+    return [f"| {' | '.join(row)} |" for row in cells] + star
