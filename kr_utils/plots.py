@@ -228,40 +228,6 @@ def _cost_cas(rows: list[dict]) -> tuple[list[float], list[float]]:
     return [row["cost"] for row in rows], [100 * row["cas"] for row in rows]
 
 
-def bars(groups: list[str], series: dict[str, list[tuple[float, float, float]]], ylabel: str, title: str) -> Figure:
-    """Grouped bars of (value, low, high) fractions, drawn in percent; nan bounds draw no whisker."""
-    figure, axis = plt.subplots(figsize=(3.9 + 0.35 * len(series) * len(groups), 3.5))
-    width = 0.8 / len(series)
-    known = {TITLES[key]: COLOURS[key] for key in TITLES}
-
-    for k, (name, values) in enumerate(series.items()):
-        # Bars of one series, beside those of the others
-        value, low, high = 100 * np.array(values, dtype=float).T
-        x = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
-        style = {"color": known.get(name, f"C{k}"), "hatch": ("", "//", "..", "xx")[k % 4], "edgecolor": "white"}
-        axis.bar(x, value, width * 0.92, label=name, **style)
-
-        # Whiskers, where the interval is known
-        known_interval = np.isfinite(low)
-        if known_interval.any():
-            whiskers = np.array([value - low, high - value])[:, known_interval]
-            options = {"fmt": "none", "ecolor": "black", "capsize": 3, "lw": 1.2}
-            axis.errorbar(x[known_interval], value[known_interval], whiskers, **options)
-
-    # The axis is cut where all values are high
-    lows = [v[1] if v[1] == v[1] else v[0] for values in series.values() for v in values]
-    highs = [v[2] if v[2] == v[2] else v[0] for values in series.values() for v in values]
-    if min(lows) > 0.2:
-        axis.set_ylim(100 * min(lows) - 5, min(100.5, 100 * max(highs) + 3))
-        ylabel += ", axis cut"
-
-    axis.set_xticks(range(len(groups)), groups)
-    axis.set(ylabel=ylabel)
-    axis.set_title(title)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
 def dots(names: list[str], series: dict[str, list[tuple]], xlabel: str, title: str, zero: bool = False) -> Figure:
     """A line per name, from above; on it a dot with its interval for each series, in percent.
 

@@ -52,15 +52,6 @@ def test_saved_figures_are_reproducible_and_carry_alt_text(tmp_path):
     assert (tmp_path / "a/p.txt").read_text() == "what it shows\n"
 
 
-def test_bars_are_in_percent_and_whiskers_only_where_known():
-    nan = float("nan")
-    figure = plots.bars(["d"], {"x": [(0.9, 0.85, 0.95)], "y": [(0.8, nan, nan)]}, "acc", "t")
-    axis = figure.axes[0]
-    assert [round(patch.get_height()) for patch in axis.patches] == [90, 80]
-    assert len(axis.collections) == 1, "one whisker"
-    assert "axis cut" in axis.get_ylabel(), "an axis that does not begin at zero says so"
-
-
 def test_dots_are_in_percent_on_their_lines_with_whiskers_only_where_known():
     nan = float("nan")
     series = {"d": [(0.01, -0.02, 0.03), (nan, nan, nan)], "e": [(-0.05, nan, nan), (0.0, 0.0, 0.0)]}
