@@ -25,10 +25,11 @@ def test_all_notebooks_run_in_order_with_their_defaults(tmp_path):
     found = runs.find(tmp_path / "runs", "quick")["digits", 0]
     assert set(found) == set(stages.STAGES) - {"compare"}
     real, student = found["teacher"].metrics, found["distillation"].metrics
-    # One seed: the floors of the three-seed means (0.97, -1.5 points), less two standard deviations between
-    # seeds (0.35 and 1.35 points with two threads, 0.17 and 0.42 with one; the larger, for other machines' sums).
-    assert real["test_accuracy"] >= 0.963
-    assert student["cas_gap"] >= -0.042
+    # One seed: real training has 97.7 to 98.2 %, the gap was +0.0 and +0.2 points; two points below are other sums' luck.
+    assert real["test_accuracy"] >= 0.957
+    assert real["ensemble_test_accuracy"] >= real["test_accuracy"] - 0.005
+    assert student["cas_gap"] >= -0.02
+    assert student["ablation"]["textures"]["gap"] < student["cas_gap"], "the Generator brings something"
     assert student["teacher_agreement"] > 0.5, "synthetic digits look like their class (chance: 0.1)"
     control = found["membership"].metrics["positive_control"]
     assert control["auc_low"] > 0.5
@@ -36,7 +37,8 @@ def test_all_notebooks_run_in_order_with_their_defaults(tmp_path):
     assert attacked["copies_control"]["auc_low"] > 0.95
     assert attacked["with_copies"]["tpr_at_1pct_fpr"] > attacked["images"]["tpr_at_1pct_fpr"]
     assert attacked["nearer_than_any_test"] < 10, "50 copies would be 50; by chance 1.7"
-    assert attacked["split_control"]["auc_low"] < 0.5 < attacked["split_control"]["auc_high"], "a random cut"
+    assert attacked["believed"], attacked["doubts"]
+    assert attacked["images"]["auc_low"] > 0.6, "a Generator of 300 images knows them"
     assert found["tuning"].metrics["val_cas"] > 0.9
 
 
