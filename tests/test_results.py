@@ -229,9 +229,7 @@ def test_the_readme_shows_the_kept_results(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True)
         content = subprocess.run([*git, "show", f":{name}"], capture_output=True).stdout
         (tmp_path / name).write_bytes(content)
-        if of_older_form(content.decode()):
-            pytest.xfail(f"{name} is of an older form: runs are needed that make a new one")
-    assert len(listed.stdout.split()) >= 2
+    assert listed.stdout.split()
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("<!-- results -->") == 1
     assert results.into(text, results.section(results.read(tmp_path / "figures"))) == text
@@ -491,18 +489,13 @@ def test_a_broken_table_stops_the_driver_before_anything_runs(tmp_path, monkeypa
 
 def test_the_kept_tables_and_those_of_spreadsheets_and_older_versions_are_read(tmp_path):
     for path in (ROOT / "figures").glob("*/results.csv"):
-        if not of_older_form(path.read_text(encoding="utf-8")):
-            assert results_file.load(path, path.parent.name) == path.read_text(encoding="utf-8")
+        assert results_file.load(path, path.parent.name) == path.read_text(encoding="utf-8")
     text, path = results.as_csv(rows(), "laptop"), tmp_path / "results.csv"
     older = without("images_auc")(without("mia_fingerprint_")(text))
     for content in (text.encode("utf-8-sig"), text.replace("\n", "\r\n").encode(), older.encode()):
         path.write_bytes(content)
         every, _ = results.accumulate(rows("RetinaMNIST"), path)
         assert results.accuracy(every).equals(results.accuracy(pd.concat([rows(), rows("RetinaMNIST")])))
-
-
-def of_older_form(text):
-    return "ensemble_gap" not in text.splitlines()[0].split(",")
 
 
 @pytest.mark.parametrize(
