@@ -339,11 +339,11 @@ def results(root):
 
 @pytest.mark.slow
 def test_a_killed_worker_changes_nothing(tmp_path, start, dask):
-    """Two datasets x two seeds on two real workers, one killed with -9 in the middle of a stage."""
+    """Two datasets on two real workers, one killed with -9 in the middle of a stage."""
     shutil.rmtree(tmp_path / "data", ignore_errors=True)
     (tmp_path / "data").mkdir()
     own_set(tmp_path / "data", med_arrays(n=(80, 20, 20)))
-    options = ["--datasets", "digits,mine", "--seeds", "0,1", "--data-root", tmp_path / "data", "--threads", "1"]
+    options = ["--datasets", "digits,mine", "--seeds", "0", "--data-root", tmp_path / "data", "--threads", "1"]
     options += ["--until", "generator", "--set", "generator.steps=20", "--set", "teacher.epochs=1"]
 
     address, worker = dask
@@ -365,7 +365,7 @@ def test_a_killed_worker_changes_nothing(tmp_path, start, dask):
     text = log.read_text()
     assert f"{dataset} seed {seed}  02_generator  its worker was lost; taken up again on" in text
     assert "Traceback" not in text
-    assert text.count("done in") == 12
+    assert text.count("done in") == 6
     assert not kernels(tmp_path)
     hardware = {p.parent.name: json.loads(p.read_text())["hardware"] for p in tmp_path.rglob("manifest.json")}
     assert {stage: values["threads"] for stage, values in hardware.items()} == dict.fromkeys(hardware, 1)
@@ -375,7 +375,7 @@ def test_a_killed_worker_changes_nothing(tmp_path, start, dask):
     )
     assert alone.returncode == 0, alone.stdout + alone.stderr
     spread_out, one_by_one = results(tmp_path / "runs"), results(tmp_path / "alone")
-    assert len([name for name in one_by_one if name.endswith("metrics.json")]) == 12
+    assert len([name for name in one_by_one if name.endswith("metrics.json")]) == 6
     assert set(spread_out) == set(one_by_one)
     assert [name for name in one_by_one if spread_out[name] != one_by_one[name]] == []
 
