@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
+LINES = 40  # of one training, about; an executed notebook is there to be read
+
+
 def progress(total: int, what: str, interactive: bool) -> Callable[[dict], None]:
-    """A callback for `on_epoch`, `on_step` and the like: a tqdm bar if live, else one plain line per call.
+    """A callback for `on_epoch`, `on_step` and the like: a tqdm bar if live, else plain lines, about `LINES` at most.
 
     It takes a dict whose numbers are printed; the first key (epoch or step) counts towards `total`.
 
     what : name of the training, in front of each line
     """
-    # A line per call
+    # A line per call, or per fortieth of the way
     if not interactive:
+        printed = [-1]
 
         def line(row: dict) -> None:
+            count = next(iter(row.values()))
+            place = count * LINES // total if isinstance(count, int) and total > LINES else None
+            if place is not None and place == printed[0]:
+                return
+            printed[0] = place
             print(f"{what} {_plain(row, total)}", flush=True)
 
         return line
