@@ -25,7 +25,7 @@ def test_all_notebooks_run_in_order_with_their_defaults(tmp_path):
     found = runs.find(tmp_path / "runs", "quick")["digits", 0]
     assert set(found) == set(stages.STAGES) - {"compare"}
     real, student = found["teacher"].metrics, found["distillation"].metrics
-    # One seed: real training has 97.7 to 98.2 %, the gap was +0.0 and +0.2 points; two points below are other sums' luck.
+    # One seed: real training had 97.7 and 98.2 %, the gap was +0.2 and +0.0 points; two below are other sums' luck.
     assert real["test_accuracy"] >= 0.957
     assert real["ensemble_test_accuracy"] >= real["test_accuracy"] - 0.005
     assert student["cas_gap"] >= -0.02

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-
 LINES = 40  # of one training, about; an executed notebook is there to be read
 
 
