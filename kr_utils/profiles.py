@@ -45,7 +45,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Generator:
-    steps: int = number(500)  # optimiser steps
+    steps: int = number(400)  # optimiser steps
     passes: int = number(0, least=0)  # over the training set, at least: a large set gets more steps
     most_steps: int = number(0, least=0)  # but not more than this; 0: no limit
     batch: int = number(128, most=2**16)
@@ -61,8 +61,8 @@ class Generator:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    epochs: int = number(8)  # of each short Student
-    period: int = number(8)  # regeneration while searching ("fast")
+    epochs: int = number(6)  # of each short Student
+    period: int = number(6)  # regeneration while searching ("fast")
     students: int = number(2, most=1000)  # averaged per candidate
     guidance: float = number(1.0, most=1000)
     steps: int = number(10)
@@ -74,8 +74,8 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Tuning:
-    epochs: int = number(8)
-    period: int = number(8)
+    epochs: int = number(6)
+    period: int = number(6)
     students: int = number(2, most=1000)
     guidance: tuple[float, ...] = number((1.0, 2.0), most=1000)
     steps: tuple[int, ...] = number((8,))
@@ -84,7 +84,7 @@ class Tuning:
     temperature: tuple[float, ...] = number((1.0,), most=1000)
     hard_weight: tuple[float, ...] = number((0.0, 0.5), least=0, most=1)
     few: tuple[int, ...] = number((1, 2))  # evaluations of the few-step Generator
-    few_steps: int = number(240, least=0)  # optimiser steps of consistency tuning, which makes it; 0: none
+    few_steps: int = number(160, least=0)  # optimiser steps of consistency tuning, which makes it; 0: none
     few_lr: float = number(5e-4, most=100)
     images: int = number(1000, least=0, most=10**8)
     balance: str = "uniform"
