@@ -1,7 +1,7 @@
 """The rows of results (one per dataset, seed and method) and the tables that a reader sees.
 
 08 makes the rows of finished runs, checks their arithmetic and adds them to results.csv;
-`python -m kr_utils.results` puts the tables of figures/*/results.csv into README.md, between its two markers.
+`python -m kr_utils.results` puts the tables of figures/*/results.csv into figures/README.md, between its two markers.
 """
 
 from __future__ import annotations
@@ -725,7 +725,7 @@ def into(text: str, tables: str) -> str:
 
 
 def update(readme: Path) -> pd.DataFrame:
-    """Put the tables of figures/*/results.csv beside it into README.md; returns their rows.
+    """Put the tables of */results.csv beside it into a README.md; returns their rows.
 
     Raises
     ------
@@ -739,10 +739,10 @@ def update(readme: Path) -> pd.DataFrame:
         before = owned.read_text(readme)
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not a text in UTF-8"
-        raise InputError(f"{readme}: {why}; name the folder that README.md and figures/ are in") from error
+        raise InputError(f"{readme}: {why}; name the folder that README.md and the tables are in") from error
 
     # What it is to say
-    table = read(readme.parent / "figures")
+    table = read(readme.parent)
     try:
         after = into(before, section(table))
     except InputError as error:
@@ -757,9 +757,9 @@ def update(readme: Path) -> pd.DataFrame:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m kr_utils.results", description="Put the tables of figures/*/results.csv into README.md."
+        prog="python -m kr_utils.results", description="Put the tables of figures/*/results.csv into figures/README.md."
     )
-    parser.add_argument("folder", nargs="?", default=".", help="with README.md and figures/ in it (default: this one)")
+    parser.add_argument("folder", nargs="?", default="figures", help="with README.md in it (default: figures)")
 
     given = parser.parse_args(argv).folder
     try:

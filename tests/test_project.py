@@ -445,10 +445,21 @@ def test_readme_commands_parse():
     assert checked >= 4
 
 
-def test_readme_links_and_figures_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#:\s]+)\)", text):
-        assert (ROOT / target).exists(), target
+PAGES = [ROOT / "README.md", ROOT / "figures/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_figures_exist(page):
+    for target in re.findall(r"\]\(([^)#:\s]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readme_is_short_and_has_its_intervals_from_the_tables():
+    text, tables = (page.read_text(encoding="utf-8") for page in PAGES[:2])
+    assert len(text.split()) <= 1500
+    told = re.findall(r"[-+]?\d+\.\d+ \[[^\]]+\]", text)
+    assert len(told) >= 3
+    assert [number for number in told if number not in tables] == []
 
 
 def test_figures_have_alt_text_and_stay_small():

@@ -230,14 +230,14 @@ def test_the_readme_shows_the_kept_results(tmp_path):
         content = subprocess.run([*git, "show", f":{name}"], capture_output=True).stdout
         (tmp_path / name).write_bytes(content)
     assert listed.stdout.split()
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "figures/README.md").read_text(encoding="utf-8")
     assert text.count("<!-- results -->") == 1
     assert results.into(text, results.section(results.read(tmp_path / "figures"))) == text
 
 
 def test_only_the_part_between_the_markers_is_replaced(tmp_path):
-    (tmp_path / "figures/laptop").mkdir(parents=True)
-    (tmp_path / "figures/laptop/results.csv").write_text(results.as_csv(rows(), "laptop"))
+    (tmp_path / "laptop").mkdir()
+    (tmp_path / "laptop/results.csv").write_text(results.as_csv(rows(), "laptop"))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results -->\nformer \\1\n<!-- /results -->\nafter\n")
     assert results.main([str(tmp_path)]) == 0
@@ -572,13 +572,13 @@ GOOD = "<!-- results -->\n<!-- /results -->\n"
     ("readme", "table", "words"),
     [
         (None, "good", "README.md: No such file or directory; name the folder"),
-        (GOOD, None, "figures: no table of results in any profile's folder"),
+        (GOOD, None, "no table of results in any profile's folder"),
         ("# Title\n", "good", "README.md: it needs one line '<!-- results -->'"),
         ("<!-- results -->\n", "good", "README.md: it needs one line"),
         ("<!-- /results -->\n<!-- results -->\n", "good", "README.md: it needs one line"),
         (GOOD + GOOD, "good", "README.md: it needs one line"),
         (b"\xff\xfe", "good", "README.md: not a text in UTF-8"),
-        (GOOD, "bad", "figures/laptop/results.csv: not a table of results"),
+        (GOOD, "bad", "laptop/results.csv: not a table of results"),
     ],
 )
 def test_the_command_refuses_in_one_line_and_changes_nothing(tmp_path, capsys, readme, table, words):
@@ -586,9 +586,9 @@ def test_the_command_refuses_in_one_line_and_changes_nothing(tmp_path, capsys, r
     if readme is not None:
         path.write_bytes(readme if isinstance(readme, bytes) else readme.encode())
     if table is not None:
-        (tmp_path / "figures/laptop").mkdir(parents=True)
+        (tmp_path / "laptop").mkdir()
         text = results.as_csv(rows(), "laptop")
-        (tmp_path / "figures/laptop/results.csv").write_text(text if table == "good" else text[:500])
+        (tmp_path / "laptop/results.csv").write_text(text if table == "good" else text[:500])
     before = path.read_bytes() if path.exists() else None
     assert results.main([str(tmp_path)]) == 2
     out, err = capsys.readouterr()
@@ -601,8 +601,8 @@ def test_the_command_refuses_in_one_line_and_changes_nothing(tmp_path, capsys, r
 
 def ready(folder):
     """A folder with a README and a table; returns the README."""
-    (folder / "figures/laptop").mkdir(parents=True)
-    (folder / "figures/laptop/results.csv").write_text(results.as_csv(rows(), "laptop"))
+    (folder / "laptop").mkdir(parents=True)
+    (folder / "laptop/results.csv").write_text(results.as_csv(rows(), "laptop"))
     (folder / "README.md").write_text(GOOD)
     return folder / "README.md"
 
@@ -627,14 +627,14 @@ def a_full_disk(readme, monkeypatch):
 
 
 def a_closed_folder(readme, monkeypatch):
-    closed(readme.parent / "figures", monkeypatch)
+    closed(readme.parent, monkeypatch)
 
 
 PLACES = {
     a_link: "README.md: a link; nothing is written through links",
     a_pipe: "README.md: not an ordinary file; name the folder",
     a_full_disk: "README.md: cannot be written (No space left on device); it is as it was",
-    a_closed_folder: "figures: you may not look into this folder; get permission",
+    a_closed_folder: "you may not look into this folder; get permission",
 }
 
 
