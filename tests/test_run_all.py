@@ -163,7 +163,7 @@ def check_all_called_is_in_the_identity(folder):
         every = "\n".join(source for source, tags, _ in code.notebook_cells(stage) if tags != {"parameters"})
         can, called = code.definitions(every, method), set()
         for line in (folder / stage).read_text().splitlines():
-            path, name = line.split(" ", 1)
+            path, name = line.rsplit(" ", 1)  # a folder may have spaces
             file = os.path.relpath(path, ROOT / "kr_utils").removesuffix(".py")
             if file in dict(method) and not name.startswith("<"):
                 called.add((file, name.split(".")[0]))
