@@ -653,11 +653,11 @@ def kill_and_compare(calm, harsh, kills, rng):
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
-    """10 kills take about three minutes on one core. More by hand: KR_KILLS=100 python -m pytest -s -k random_moments
+    """6 kills take about three minutes on one core. More by hand: KR_KILLS=100 python -m pytest -s -k random_moments
 
     At most 20 kills for one run: with more, its short stages would end between two kills.
     """
-    kills, rng = int(os.environ.get("KR_KILLS", "10")), random.Random(int(os.environ.get("KR_KILL_SEED", "0")))
+    kills, rng = int(os.environ.get("KR_KILLS", "6")), random.Random(int(os.environ.get("KR_KILL_SEED", "0")))
     calm = tmp_path / "calm"
     calm.mkdir()
     with open(calm / "log.txt", "w") as log:
