@@ -33,15 +33,15 @@ from statistics import fmean
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import cells  # noqa: E402
-import folds  # noqa: E402
-import numpy as np  # noqa: E402
-import paired  # noqa: E402
+import cells
+import folds
+import numpy as np
+import paired
 
-import run_all  # noqa: E402
-from kr_utils import InputError, owned, paths, profiles, runs, shown, stages  # noqa: E402
-from kr_utils.driver import plan, report  # noqa: E402
-from kr_utils.runs import identity, locks  # noqa: E402
+import run_all
+from kr_utils import InputError, owned, paths, profiles, runs, shown, stages
+from kr_utils.driver import plan, report
+from kr_utils.runs import identity, locks
 
 LOSSES = 2  # a budget that loses on so many sets is dropped
 COLUMNS = {

@@ -27,7 +27,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from kr_utils import (  # noqa: E402
+from kr_utils import (
     classifier,
     consistency,
     data,
@@ -40,7 +40,7 @@ from kr_utils import (  # noqa: E402
     stacked,
     stages,
 )
-from kr_utils.runs import machine  # noqa: E402
+from kr_utils.runs import machine
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RECIPE = classifier.Recipe(width=16, depth=8, batch=64, lr=0.1, weight_decay=5e-4)

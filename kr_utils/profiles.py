@@ -1,8 +1,8 @@
 """The budgets: how much work each stage does under each profile. Plain literals, one dataclass per stage.
 
 smoke   checks the plumbing in seconds; its numbers mean nothing
-quick   the tutorial: digits in about five minutes on two CPU cores
-laptop  small medical sets (up to about 2,000 training images) on two CPU cores, within the hour
+quick   the tutorial: digits in about five minutes
+laptop  small medical sets (up to about 2,000 training images) on two CPU cores, in an hour or two
 paper   GaFi's ResNet-20 of width 64 and a large Generator, on one GPU
 """
 
