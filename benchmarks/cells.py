@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kr_utils import InputError, dataset_file, metrics, runs
+from kr_utils import InputError, dataset_file, intervals, runs
 from kr_utils.driver import plan, report
 
 EXACT = 1e-9
@@ -52,20 +52,13 @@ def load(dataset: str, fold: int, seed: int, done: dict[str, runs.Done], images:
         A stored accuracy is not that of the logits beside it.
     """
     labels = dataset_file.read_npz(images)["test_labels"]
-    right = {}
-    if "teacher" in done:
-        logits = done["teacher"].npz("logits.npz")["test"]
-        members = logits if logits.ndim == 3 else logits[None]
-        right["real"] = (members.argmax(2) == labels).mean(0)
-        if logits.ndim == 3:
-            right["ensemble"] = (metrics.ensemble(members).argmax(1) == labels).astype(float)
-
-    # The Students; those of the ablation where 05 stored their logits
+    right, students = {}, {}
     if "distillation" in done:
         stored = done["distillation"].npz("logits.npz")
-        students = {key.removeprefix("test_"): value for key, value in stored.items() if key.startswith("test_")}
-        students = {"cas": stored["test"], **students}
-        right |= {name: (value.argmax(1) == labels).astype(float) for name, value in students.items()}
+        others = {key.removeprefix("test_"): value for key, value in stored.items() if key.startswith("test_")}
+        students = {"cas": stored["test"], **others}
+    if "teacher" in done:
+        right = intervals.right(labels, done["teacher"].npz("logits.npz")["test"], students)
     _check(done, right)
     return Cell(dataset, fold, seed, done, right)
 
@@ -76,7 +69,7 @@ def _check(done: dict[str, runs.Done], right: dict[str, np.ndarray]) -> None:
     if "teacher" in done:
         found = done["teacher"].metrics
         told += [("teacher", "real", found["test_accuracy"])]
-        told += [("teacher", "ensemble", found["ensemble_test_accuracy"])] if "ensemble" in right else []
+        told += [("teacher", "ensemble", found["ensemble_test_accuracy"])]
     if "distillation" in done:
         found = done["distillation"].metrics
         told += [("distillation", "cas", found["cas"])]

@@ -18,22 +18,26 @@ Interval = tuple[float, float, float]  # mean over seeds, low, high
 SCORES = "scores.npz"  # of 06: the attacks' scores and the test labels
 
 
-def right(run: Run) -> dict[str, np.ndarray]:
-    """Method -> share of its classifiers that are right about each test image [N]: 0 or 1 where it has one.
+def right(labels: np.ndarray, real: np.ndarray, students: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Method -> share of its classifiers that are right about each image [N]: 0 or 1 where it has one.
 
-    `real` is the mean over the real classifiers, `ensemble` what they say together, `gkd` the ablation's
-    soft_regenerated.
+    `real` is the mean over the real classifiers, `ensemble` what they say together; the others are the Students.
+
+    Parameters
+    ----------
+    labels : [N]; real : logits of the real classifiers [M, N, K]; students : name -> logits [N, K]
     """
-    labels = run["membership"].npz(SCORES)["labels_test"]
-    real = run["teacher"].npz("logits.npz")["test"]
-    students = run["distillation"].npz("logits.npz")
-
-    logits = {"ensemble": metrics.ensemble(real), "gkd": students["test"]}
-    for name in run["distillation"].metrics["ablation"]:
-        if name != "soft_regenerated":
-            logits[name] = students[f"test_{name}"]
+    logits = {"ensemble": metrics.ensemble(real), **students}
     hits = {method: (z.argmax(1) == labels).astype(float) for method, z in logits.items()}
     return {"real": (real.argmax(2) == labels).mean(0), **hits}
+
+
+def of_run(run: Run) -> dict[str, np.ndarray]:
+    """As `right`, of what a run stored of the test images; `gkd` is the ablation's soft_regenerated."""
+    stored, ablation = run["distillation"].npz("logits.npz"), run["distillation"].metrics["ablation"]
+    students = {name: stored[f"test_{name}"] for name in ablation if name != "soft_regenerated"}
+    labels, real = run["membership"].npz(SCORES)["labels_test"], run["teacher"].npz("logits.npz")["test"]
+    return right(labels, real, {"gkd": stored["test"], **students})
 
 
 def of_accuracies(runs: Sequence[Run]) -> dict[str, dict[str, Interval]]:
@@ -43,7 +47,7 @@ def of_accuracies(runs: Sequence[Run]) -> dict[str, dict[str, Interval]]:
     runs : all seeds of a dataset, with the same methods
     """
     # Seeds by images
-    found = [right(run) for run in runs]
+    found = [of_run(run) for run in runs]
     hits = {method: np.stack([each[method] for each in found]) for method in found[0]}
     real, together, gkd = (hits[method] for method in ("real", "ensemble", "gkd"))
 

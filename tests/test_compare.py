@@ -253,8 +253,8 @@ def pretend(job, folder, right, made=None):
     logits = np.eye(4, dtype=np.float32)[np.where(wrong, 3, labels)]
     results = {"number": job.seed}
     if job.stage == "teacher":
-        opened.write_npz("logits.npz", test=logits)
-        results |= {"test_accuracy": float((~wrong).mean())}
+        opened.write_npz("logits.npz", test=np.stack([logits, logits]))
+        results |= dict.fromkeys(("test_accuracy", "ensemble_test_accuracy"), float((~wrong).mean()))
     if job.stage == "distillation":
         opened.write_npz("logits.npz", test=logits, test_textures=np.roll(logits, 1, axis=0))
         results |= {"cas": float((~wrong).mean()), "teacher_agreement": right, "ablation": {}}
@@ -360,7 +360,7 @@ def test_a_table_has_known_means_differences_and_fingerprints(comparison, tmp_pa
         manifest = json.loads((folder / f"seed{line['seed']}/05_distillation/manifest.json").read_text())
         assert line["fingerprint_distillation"] == manifest["fingerprint"]
         assert line["checksum"] == manifest["ingredients"]["checksum"]
-    assert {line["ensemble"] for line in rows} == {""}, "these Teachers have no members"
+    assert all(line["ensemble"] == line["real"] for line in rows), "both of these Teachers say the same"
     assert "| better |" in (tmp_path / "work/compare.md").read_text()
 
 
@@ -418,9 +418,9 @@ def test_metrics_of_a_cell(comparison):
     assert set(cells.measure(cell, "cas-textures")) <= {-1.0, 0.0, 1.0}
     assert cells.measure(cell, "distillation.teacher_agreement") == [0.5]
     assert cells.measure(cell, "minutes") == [sum(d.manifest["seconds"] for d in cell.done.values()) / 60]
-    for absent in ("ensemble", "cas-ensemble", "membership.student_aop", "distillation.nosuch"):
+    for absent in ("nobody", "cas-nobody", "membership.student_aop", "distillation.nosuch"):
         assert cells.measure(cell, absent) is None
-    with pytest.raises(InputError, match="no cell has it; there are real, cas, textures"):
+    with pytest.raises(InputError, match="no cell has it; there are real, ensemble, cas, textures"):
         compare.tables(dataclasses.replace(given, metric="nosuch"), {"base": [cell], "longer": []})
 
 
