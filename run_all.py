@@ -251,7 +251,7 @@ def drive(args: argparse.Namespace) -> int:
     if "compare" in plan.stages_until(args.until):
         from kr_utils import results_file
 
-        # Or 08 would find out at the end
+        # Or 10 would find out at the end
         shown = figures / args.profile
         if os.path.lexists(shown):
             with owned.inside(shown):

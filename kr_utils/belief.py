@@ -1,6 +1,6 @@
 """What may be believed: whether the controls of an attack held, and whether a CAS gap says anything.
 
-Only words from plain numbers, on the ground floor: notebook 06 stores them, 08 and the driver show them.
+Only words from plain numbers, on the ground floor: notebook 06 stores them, 10 and the driver show them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The form of figures/<profile>/results.csv: checked before anything runs and again in 08, refused in one line.
+"""The form of figures/<profile>/results.csv: checked before anything runs and again in 10, refused in one line.
 
 Plain Python, so that the driver can refuse a table at once instead of after hours of work.
 """
@@ -146,14 +146,14 @@ def load(path: Path, profile: str) -> str | None:
     Raises
     ------
     InputError
-        It cannot be read, or is not a table that 08 wrote: the message names file, row and what to do.
+        It cannot be read, or is not a table that 10 wrote: the message names file, row and what to do.
     """
     try:
         if (text := _read(path)) is None:
             return None
         check(text, path, profile)
     except InputError as error:
-        raise InputError(f"{error}; move it away, and 08 writes a new one from the runs that are here") from None
+        raise InputError(f"{error}; move it away, and 10 writes a new one from the runs that are here") from None
     return text
 
 

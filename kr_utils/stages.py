@@ -16,5 +16,5 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tuning": ("04_tuning", ("teacher", "generator", "checkpoints")),
     "distillation": ("05_distillation", ("teacher", "generator", "checkpoints", "tuning")),
     "membership": ("06_membership", ("teacher", "generator", "checkpoints", "tuning", "distillation")),
-    "compare": ("08_compare", ()),  # reads every finished run of its profile
+    "compare": ("10_compare", ()),  # reads every finished run of its profile
 }

@@ -534,7 +534,7 @@ OPTIONS = {
     "a line break": (["--datasets", "digits\nerror: x"], "unknown dataset 'digits\\nerror: x'"),
     "own name with a dash": (["--datasets", "my-images"], "unknown dataset 'my-images'"),
     "own name of 41 characters": (["--datasets", "x" * 41], "or one of your own in the data folder"),
-    "own name of a stage's folder": (["--datasets", "08_compare"], "unknown dataset '08_compare'"),
+    "own name of a stage's folder": (["--datasets", "10_compare"], "unknown dataset '10_compare'"),
     "own name that is not there": (["--datasets", "mine"], "unknown dataset 'mine'"),
     "capitals": (["--datasets", "Digits"], "unknown dataset 'Digits'"),
     "one good, one bad": (["--datasets", "digits,nosuch"], "unknown dataset 'nosuch'"),
@@ -619,7 +619,7 @@ def test_bad_options(case, capsys, stays):
     ],
     ids=["a link", "a file"],
 )
-def test_a_place_for_figures_that_08_could_not_use_is_refused_at_once(make, words, tmp_path, capsys, stays):
+def test_a_place_for_figures_that_10_could_not_use_is_refused_at_once(make, words, tmp_path, capsys, stays):
     (tmp_path / "figures").mkdir()
     make(tmp_path / "figures/smoke")
     check_refused(["--dry-run", "--figures-dir", "figures"], words, capsys)
@@ -944,7 +944,7 @@ def test_bad_parameters_in_a_notebook_are_one_line(name, values, words, tmp_path
 
 @pytest.mark.parametrize("value", [None, 5, b"x", "a\0b"])
 def test_a_bad_folder_of_figures_is_refused_before_anything_is_read(value, capsys, shell):
-    first, second = cells("08_compare.ipynb", 2)
+    first, second = cells("10_compare.ipynb", 2)
     shell.user_ns["value"] = value
     shell.run_cell(f"{first}\nfigures_dir = value")
     assert not shell.run_cell(second).success
@@ -1002,7 +1002,7 @@ def stage_of(notebook):
 
 
 def test_comparing_nothing_says_what_to_run(capsys, shell):
-    first, second, third = cells("08_compare.ipynb", 3)
+    first, second, third = cells("10_compare.ipynb", 3)
     shell.run_cell(f"{first}\nprofile = 'smoke'")
     shell.run_cell(second)
     assert not shell.run_cell(third).success

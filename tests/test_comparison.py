@@ -1,4 +1,4 @@
-"""Notebook 08 on made-up runs: its cells put together what the stages stored, and nothing of it is lost on the way."""
+"""Notebook 10 on made-up runs: its cells put together what the stages stored, and nothing of it is lost on the way."""
 
 import json
 import re
@@ -37,7 +37,7 @@ class Compare(SimpleNamespace):
 
 
 def number_cells():
-    notebook = json.loads((stages.NOTEBOOKS / "08_compare.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads((stages.NOTEBOOKS / "10_compare.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
             yield "".join(cell["source"])

@@ -137,7 +137,7 @@ def test_a_data_folder_that_may_not_be_listed_is_told(tmp_path, monkeypatch, cap
     assert (out, err) == ("", told)
 
 
-@pytest.mark.parametrize("name", ["breastmnist", "chestmnist", "digits", "08_compare", "Knees", "my-knees", "x" * 41])
+@pytest.mark.parametrize("name", ["breastmnist", "chestmnist", "digits", "10_compare", "Knees", "my-knees", "x" * 41])
 def test_published_refused_and_odd_names_are_nobodys_own(name, tmp_path, capsys):
     own_set(tmp_path, med_arrays(), name)
     run_all.main(["--list", "--data-root", str(tmp_path)])

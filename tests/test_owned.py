@@ -485,7 +485,7 @@ def test_a_closed_folder_of_results_is_told_and_not_taken_for_an_empty_one(close
     words = f"{shared / closed}: you may not look into this folder; get permission or name another"
     assert as_another_user(lambda: len(runs.find_current(shared, "smoke"))) == {"refused": words}
     (shared / closed).chmod(0o755)
-    (shared / "smoke/08_compare").mkdir(mode=0o700)
+    (shared / "smoke/10_compare").mkdir(mode=0o700)
     assert as_another_user(lambda: len(runs.find(shared, "smoke"))) == 1, "the comparison's is no dataset's"
     assert runs.find(shared, "nothing") == {}
 

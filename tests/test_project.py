@@ -321,7 +321,7 @@ def test_importing_the_package_costs_nothing():
 
 @pytest.mark.parametrize("stage", ["start", "teacher", "compare"])
 def test_stages_without_a_generator_do_not_load_diffusers(stage):
-    """Its import takes longer than some of these stages; 08 needs no torch either."""
+    """Its import takes longer than some of these stages; 10 needs no torch either."""
     cells = code_cells(NOTEBOOKS[f"{stages.STAGES[stage][0]}.ipynb"])
     body = [node for cell in cells for node in ast.parse(source(cell)).body]
     lines = [ast.unparse(node) for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -35,7 +35,7 @@ def rows(*title, **more):
 def made_rows(
     title="BreastMNIST", gaps=(-0.01, 0.0, 0.03), test_images="100;300", resnet18=0.863, profile="laptop", **more
 ):
-    """Rows as 08 writes them, a dataset of two classes; the recalls add up to the accuracy.
+    """Rows as 10 writes them, a dataset of two classes; the recalls add up to the accuracy.
 
     more : method -> accuracy of a control Student
     """
@@ -453,7 +453,7 @@ def test_a_broken_table_is_refused_in_one_line_that_names_the_file(tmp_path, nam
     with pytest.raises(InputError) as told:
         results_file.load(path, "laptop")
     assert str(told.value).startswith(f"{path}: not a table of results (")
-    assert str(told.value).endswith("; move it away, and 08 writes a new one from the runs that are here")
+    assert str(told.value).endswith("; move it away, and 10 writes a new one from the runs that are here")
     assert str(told.value).isprintable(), "one line, and nothing of what the file says to a terminal"
     assert len(str(told.value)) < 400
     with pytest.raises(InputError):
@@ -481,10 +481,10 @@ def test_a_broken_table_stops_the_driver_before_anything_runs(tmp_path, monkeypa
         out, err = capsys.readouterr()
         assert err == (
             f"error: {path}: not a table of results (line 3: accuracy is '9.9', not a share from 0 to 1); "
-            "move it away, and 08 writes a new one from the runs that are here\n"
+            "move it away, and 10 writes a new one from the runs that are here\n"
         )
         assert out == ""
-    assert run_all.main(["--profile", "smoke", "--until", "start", "--dry-run"]) == 0, "08 will not read it"
+    assert run_all.main(["--profile", "smoke", "--until", "start", "--dry-run"]) == 0, "10 will not read it"
 
 
 def test_the_kept_tables_and_those_of_spreadsheets_and_older_versions_are_read(tmp_path):
@@ -513,7 +513,7 @@ def test_a_table_of_the_form_before_is_told_as_such_and_what_to_do(tmp_path, cha
     with pytest.raises(InputError) as told:
         results_file.load(tmp_path / "results.csv", "laptop")
     assert f"results.csv: not a table of results ({words}" in str(told.value)
-    assert str(told.value).endswith("; move it away, and 08 writes a new one from the runs that are here")
+    assert str(told.value).endswith("; move it away, and 10 writes a new one from the runs that are here")
     assert "\n" not in str(told.value)
 
 

@@ -139,7 +139,7 @@ def injected(cell):
 
 @pytest.mark.slow
 def test_hostile_parameters_reach_a_real_notebook_as_data(tmp_path, monkeypatch):
-    """08 gets runs and figures folder; with nothing to compare it stops at its own line, the parameters long set."""
+    """10 gets runs and figures folder; with nothing to compare it stops at its own line, the parameters long set."""
     monkeypatch.setattr(copies, "clean", lambda text, names: text)  # which would put names in the folders' place
     figures = tmp_path / HOSTILE[0]
     job = plan.plan("smoke", [], [], {}, overrides={}, root=tmp_path / HOSTILE[3], figures=figures)[0]
@@ -147,7 +147,7 @@ def test_hostile_parameters_reach_a_real_notebook_as_data(tmp_path, monkeypatch)
         execute.execute(job)
     assert "InputError: no finished run of profile smoke" in str(error.value)
     assert "\n" not in str(error.value)
-    cells = json.loads(job.folder.with_name("08_compare.failed.ipynb").read_text())["cells"]
+    cells = json.loads(job.folder.with_name("10_compare.failed.ipynb").read_text())["cells"]
     values = injected(next(cell for cell in cells if "injected-parameters" in cell["metadata"].get("tags", [])))
     assert values["figures_dir"] == str(figures)
     assert values["runs_dir"] == str(tmp_path / HOSTILE[3])

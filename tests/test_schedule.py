@@ -74,7 +74,7 @@ def test_every_stage_runs_once_and_after_those_it_needs(tmp_path, size):
     for job in jobs:
         for other in schedule.needs(job, jobs):
             assert fake.log.index(("end", other.title)) < fake.log.index(("start", job.title))
-    assert fake.log[-1] == ("end", "all runs  08_compare")
+    assert fake.log[-1] == ("end", "all runs  10_compare")
     together = max(sum(1 if k == "start" else -1 for k, _ in fake.log[: i + 1]) for i in range(len(fake.log)))
     assert together == min(size, 6), "three stages of each seed need nothing"
 
@@ -93,7 +93,7 @@ def test_longest_first_starts_what_most_time_depends_on(tmp_path):
     started = [title for kind, title in fake.log if kind == "start"]
     assert started[:2] == ["digits seed 0  02_generator", "digits seed 1  02_generator"]
     assert started.index("digits seed 0  01_teacher") < started.index("digits seed 0  00_start_here")
-    assert started[-1] == "all runs  08_compare"
+    assert started[-1] == "all runs  10_compare"
 
 
 def test_without_expected_times_the_order_is_the_plan_s(tmp_path):
@@ -130,7 +130,7 @@ def test_keep_going_leaves_out_only_what_needs_the_failed_stage(tmp_path):
     assert len(seconds) == 7 + 3
     skipped = {title for title, word in report.words.items() if word == "skipped"}
     assert skipped == {f"digits seed 0  {n}" for n in ("04_tuning", "05_distillation", "06_membership")} | {
-        "all runs  08_compare"
+        "all runs  10_compare"
     }
     assert len(report.words) == 15
 
@@ -145,7 +145,7 @@ def test_the_comparison_is_planned_anew_when_its_turn_comes(tmp_path):
 
     schedule.run(jobs, fake, report, fresh=fresh)
     assert seen == [2 * 7]
-    assert report.words["all runs  08_compare"] == "reused"
+    assert report.words["all runs  10_compare"] == "reused"
     later = [replace(job, reuse=True) for job in jobs]
     seconds, _ = schedule.run(later, fake, Silent(), fresh=lambda job: replace(job, reuse=False))
     assert [job.stage for job in seconds] == ["compare"], "another driver finished a run since this one was planned"
