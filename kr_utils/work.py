@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-# What is counted. Passes are single images through a network. Those called `short` are of short Students and of whatever
-# else runs side by side, each on one thread; they are counted for the one process that has the most of them.
+# What is counted. Passes are single images through a network. Those called `short` are of short Students and of all
+# else that runs side by side, each on one thread; they are counted for the one process that has the most of them.
 KINDS = {
     "train": "classifier: forward, backward and the optimiser's share",
     "label": "classifier: a Teacher's forward pass within a training step",

@@ -148,7 +148,7 @@ def no_shared_memory(monkeypatch, tmp_path):
 
 
 def long_tmpdir(monkeypatch, tmp_path):
-    """torch would send tensors through a Unix socket in TMPDIR, and its path may have 108 bytes: nothing depends on it."""
+    """torch would send tensors through a Unix socket in TMPDIR, and its path may have 108 bytes."""
     folder = tmp_path / ("x" * 150)
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
