@@ -308,7 +308,7 @@ def _from_npz(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list[st
 
 
 def numbered(patients: list[str]) -> np.ndarray:
-    """int64 [N], from 0 in the order of appearance: who a patient is stays outside. Unknown ones ("") are each alone."""
+    """int64 [N], from 0 by appearance: who a patient is stays outside. Unknown ones ("") are each alone."""
     known: dict[object, int] = {}
     keys = [patient or number for number, patient in enumerate(patients)]
     return np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
@@ -483,9 +483,7 @@ def _write(wanted: Wanted, target: Path, arrays: dict, about: dict, tell: Tell) 
                 raise
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise InputError(
-            f"{target}: cannot be written ({reason}); nothing was, name a folder with space left"
-        ) from error
+        raise InputError(f"{target}: cannot be written ({reason}); name a folder with space left") from error
     size = (target.stat().st_size + described.stat().st_size) / 1e6
     tell(f"written: {target} and {described.name}, {size:.1f} MB; run it with --datasets {wanted.name}")
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,14 +18,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from kr_utils import InputError, plain
-from kr_utils.dataset_file import SMALLEST, one_line
+from kr_utils.dataset_file import PIECE, SMALLEST, one_line
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
 FORMATS |= {".bmp": "BMP", ".dib": "BMP", ".dcm": "DICOM", ".dicom": "DICOM"}
 MOST_PIXELS = 2**26  # of one image: 8192 x 8192; Pillow itself warns from 89 million on
 MOST_BYTES = 2**30  # of one file
-DENSEST = 1100  # bytes that a packed byte can stand for: deflate, in PNG, has no more than 1032
-TRUE_BITS = {"1": 1, "P": 1, "L": 2, "LA": 4}  # that a pixel of this mode may have in a file, at least
+PNG, PNG_CHANNELS = b"\x89PNG\r\n\x1a\n", {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # how it begins; colour type -> channels
 FITS = ("pad", "crop", "stretch")
 
 # What is left out, and what is changed. A kind is told once, with its number and first examples.
@@ -45,7 +46,7 @@ CHANGED = {
     "deep": "of 16 bits: as many bits as the largest value of all of them has become 8",
     "negative": "DICOM, MONOCHROME1: inverted, so that white is the highest value",
     "window": "DICOM with a window: its first one is taken, after slope and intercept",
-    "stretched": "DICOM without a window: from the smallest to the largest value of each image, after slope and intercept",
+    "stretched": "DICOM without a window: from the smallest to the largest value of each, after slope and intercept",
     "oblong": "not square",
     "enlarged": "smaller than what is written: enlarged",
 }
@@ -143,9 +144,10 @@ def _decoded(file: BinaryIO, path: Path, kind: str, odd: list[str]) -> Image.Ima
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's doubts about metadata
-            image = Image.open(file, formats=("PNG", "JPEG", "MPO", "TIFF", "BMP"))
+            image = Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP"))
             _require_bounded(path, *image.size)
-            _require_honest(image, file, path)
+            if image.format == "PNG":
+                _require_honest(file, path)
             if {"MPO": "JPEG", "DIB": "BMP"}.get(image.format, image.format) != kind:
                 odd.append("renamed")
             if getattr(image, "n_frames", 1) > 1:
@@ -164,13 +166,47 @@ def _decoded(file: BinaryIO, path: Path, kind: str, odd: list[str]) -> Image.Ima
         raise _LeftOutError("broken", one_line(error)) from error
 
 
-def _require_honest(image: Image.Image, file: BinaryIO, path: Path) -> None:
-    """InputError for a PNG that declares more pixels than its bytes can hold, before any is unpacked."""
-    bits = TRUE_BITS.get(image.mode, 8 * len(image.getbands()))
-    declared, there = image.width * image.height * bits // 8, os.fstat(file.fileno()).st_size
-    if image.format == "PNG" and declared > DENSEST * there + 2**16:
-        size = f"{image.width} x {image.height} pixels"
-        raise InputError(f"{_told(path)}: declares {size}, which its {there} bytes cannot hold; move it away")
+def _require_honest(file: BinaryIO, path: Path) -> None:
+    """InputError for a PNG that holds fewer or more pixels than it declares: Pillow would show black, or noise.
+
+    Nothing is kept of what is unpacked; a file that ends too early, or is no PNG, is for Pillow to judge.
+    """
+    begin, unpacked, unpack, wanted = file.tell(), 0, zlib.decompressobj(), -1
+    file.seek(len(PNG))
+    while len(head := file.read(8)) == 8 and not unpack.eof:
+        length, name = struct.unpack(">I4s", head)
+        if name == b"IHDR":
+            width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", file.read(13))
+            wanted = sum(
+                _rows_bytes(*each, bits * PNG_CHANNELS.get(colour, 1)) for each in _passes(width, height, interlaced)
+            )
+            file.seek(length - 13, os.SEEK_CUR)
+        elif name == b"IDAT":
+            piece = file.read(length)
+            while piece and not unpack.eof:
+                unpacked += len(unpack.decompress(piece, PIECE))
+                piece = unpack.unconsumed_tail
+        else:
+            file.seek(length, os.SEEK_CUR)
+        file.seek(4, os.SEEK_CUR)  # the chunk's own checksum
+
+    file.seek(begin)
+    if unpack.eof and unpacked != wanted:
+        more = "fewer" if unpacked < wanted else "more"
+        raise InputError(f"{_told(path)}: holds {more} pixels than it declares; write it again or move it away")
+
+
+def _passes(width: int, height: int, interlaced: int) -> list[tuple[int, int]]:
+    """Width and height of the pictures that a PNG is stored as: one, or the seven of Adam7."""
+    if not interlaced:
+        return [(width, height)]
+    grid = [(0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2)]
+    return [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, dx, y, dy in grid]
+
+
+def _rows_bytes(width: int, height: int, bits: int) -> int:
+    """Bytes of so many rows, each with its filter's byte; none where there is no column."""
+    return height * (1 + -(-width * bits // 8)) if width > 0 and height > 0 else 0
 
 
 def _plain_mode(image: Image.Image, odd: list[str]) -> Image.Image:

@@ -191,7 +191,7 @@ def require_room(name: str, needed: tuple[float, float], root: Path) -> str:
     memory, disk = needed
     there = next(folder for folder in (root, *root.parents) if folder.exists())
     limit, free = dataset_file.memory_limit(most=2**62), shutil.disk_usage(there).free
-    words = f"{name}: about {memory / 1e9:.1f} GB of memory, and {disk / 1e9:.2g} GB on disk a seed"
+    words = f"{name}: about {memory / 1e9:.1f} GB of memory, and {max(disk / 1e9, 0.01):.2g} GB on disk a seed"
     for what, wanted, has in (("of memory", memory, limit), ("on disk", disk, free)):
         if wanted > has:
             smaller = "take smaller images (--import ... --size), a smaller profile or batch (--set generator.batch=)"
