@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from kr_utils import InputError, owned, paths, profiles, runs, scale, stages, work
+from kr_utils import InputError, owned, paths, profiles, resolution, runs, stages, work
 from kr_utils.driver import home, plan
 from kr_utils.runs import machine
 
@@ -265,7 +265,7 @@ def needs(args: argparse.Namespace, datasets: list[str], overrides: dict[str, di
         estimate.budgets(args.profile, overrides),
     )
     for name, each in sizes.items():
-        if max(each.height, each.width) > scale.USUAL:
+        if max(each.height, each.width) > resolution.USUAL:
             yield f"{name}: {estimate.form(chosen, each)}"
     if args.scheduler:  # its workers are other computers
         return

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kr_utils import InputError, dataset_file, owned, profiles, scale, stages, work
+from kr_utils import InputError, dataset_file, owned, profiles, resolution, stages, work
 from kr_utils.driver import execute
 from kr_utils.driver.plan import Job
 from kr_utils.runs import code, identity, machine
@@ -202,7 +202,7 @@ def require_room(name: str, needed: tuple[float, float], root: Path) -> str:
 def form(chosen: profiles.Profile, sizes: work.Sizes) -> str:
     """The Generator's form for a dataset's images, in words."""
     budget = chosen.generator
-    levels, fold = scale.form(budget.levels, budget.fold, sizes.height, sizes.width)
+    levels, fold = resolution.form(budget.levels, budget.fold, sizes.height, sizes.width)
     usual = "" if (levels, fold) == (budget.levels, budget.fold) else f" ({budget.levels} and {budget.fold} at 28)"
     return (
         f"{sizes.height} x {sizes.width} pixels: Generator of {levels} level{'s' * (levels > 1)}, folding {fold}{usual}"
