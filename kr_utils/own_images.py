@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 import time
 from collections import Counter
@@ -123,7 +124,9 @@ def bring_in(wanted: Wanted, root: str | Path, tell: Tell = print, progress: Tel
         "patients": patients or None,
         "source": source,
     }
+    run = f"run_all.py --datasets {wanted.name}" + (f" --data-root {shlex.quote(str(root))}" if str(root) else "")
     _write(wanted, target, arrays, about, tell)
+    tell(f"then: {run} --profile laptop --dry-run")
 
 
 def _require_apart(source: Path, folder: Path, target: Path) -> None:
@@ -464,6 +467,7 @@ def _write(wanted: Wanted, target: Path, arrays: dict, about: dict, tell: Tell) 
         tell(f"would write {target} and {described.name}")
         return
 
+    # Aside first, in a folder of the same disk
     paths.writable(target.parent, "--data-root")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{wanted.name}-", dir=target.parent) as aside:
@@ -473,6 +477,8 @@ def _write(wanted: Wanted, target: Path, arrays: dict, about: dict, tell: Tell) 
             for path in made:
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
+
+            # Into place; the old images come back if the description cannot follow
             with contextlib.suppress(OSError):  # nothing there, or a disk without second names
                 os.link(target, old)
             os.replace(made[0], target)
@@ -485,7 +491,7 @@ def _write(wanted: Wanted, target: Path, arrays: dict, about: dict, tell: Tell) 
         reason = error.strerror or type(error).__name__
         raise InputError(f"{target}: cannot be written ({reason}); name a folder with space left") from error
     size = (target.stat().st_size + described.stat().st_size) / 1e6
-    tell(f"written: {target} and {described.name}, {size:.1f} MB; run it with --datasets {wanted.name}")
+    tell(f"written: {target} and {described.name}, {size:.2g} MB")
 
 
 def _is(target: Path, described: Path, text: str, arrays: dict) -> bool:

@@ -292,9 +292,9 @@ def _dicom(file: BinaryIO, path: Path, odd: list[str]) -> tuple[Image.Image, str
             except Exception as error:
                 packed = told.file_meta.TransferSyntaxUID.is_compressed
                 raise _LeftOutError("codec" if packed else "broken", one_line(error)) from error
-            shades = _colour(values, told) if values.ndim == 3 or "PALETTE" in told.PhotometricInterpretation else None
-            if shades is None:
-                shades = _grey(values, told, odd)
+            # Colours as they are, greys by their rules
+            coloured = values.ndim == 3 or "PALETTE" in told.PhotometricInterpretation
+            shades = _colour(values, told) if coloured else _grey(values, told, odd)
             return Image.fromarray(shades), str(told.get("PatientID") or "").strip()
     except (InputError, _LeftOutError, MemoryError):
         raise

@@ -544,7 +544,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(drive, tmp_path):
     src = classes(tmp_path / "src")
     code, lines, _ = drive("--import", src, "--name", "mine", "--dry-run")
     assert code == 0
-    assert lines[-1] == f"would write {tmp_path / 'data/mine.npz'} and mine.json"
+    assert lines[-2] == f"would write {tmp_path / 'data/mine.npz'} and mine.json"
     assert [*(tmp_path / "data").iterdir()] == []
 
 
@@ -592,7 +592,7 @@ def test_the_same_again_is_already_there_and_other_content_needs_replace(drive, 
     assert drive(*argv)[0] == 0
     before = snapshot(tmp_path / "data")
     code, lines, _ = drive(*argv)
-    assert (code, lines[-1]) == (0, f"already there: {tmp_path / 'data/mine.npz'}")
+    assert (code, lines[-2]) == (0, f"already there: {tmp_path / 'data/mine.npz'}")
     assert snapshot(tmp_path / "data") == before
     put(src, "cat/00.png", noise(99))
     refused(drive, tmp_path, "another set has this name; choose another --name, or add --replace", *argv)
