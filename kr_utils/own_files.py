@@ -106,6 +106,8 @@ def _listed(folder: Path, table: Path | None) -> tuple[list[str], list[str]]:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise InputError(f"{plain(str(here))}: cannot be looked into ({reason}); get permission") from error
+
+        # Files are taken, folders wait, all else is hidden or refused
         for entry in there:
             name = f"{above}{entry.name}"
             if entry.name.startswith(".") or entry.name == "__MACOSX":

@@ -5,6 +5,7 @@ Pillow reads PNG, JPEG, TIFF and BMP; pydicom, where it is installed, DICOM.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -146,8 +147,7 @@ def _decoded(file: BinaryIO, path: Path, kind: str, odd: list[str]) -> Image.Ima
             warnings.simplefilter("ignore")  # Pillow's doubts about metadata
             image = Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP"))
             _require_bounded(path, *image.size)
-            if image.format == "PNG":
-                _require_honest(file, path)
+            _require_honest(image, file, path)
             if {"MPO": "JPEG", "DIB": "BMP"}.get(image.format, image.format) != kind:
                 odd.append("renamed")
             if getattr(image, "n_frames", 1) > 1:
@@ -157,6 +157,8 @@ def _decoded(file: BinaryIO, path: Path, kind: str, odd: list[str]) -> Image.Ima
             if image.getexif().get(0x0112, 1) in range(2, 9):
                 odd.append("turned")
             image.load()
+            if image.format in ("JPEG", "MPO") and _ends_grey(image) and _ends_early(file):
+                raise InputError(LIES.format(_told(path), "fewer"))
             return _plain_mode(ImageOps.exif_transpose(image), odd)
     except (InputError, _LeftOutError, MemoryError):
         raise
@@ -166,11 +168,22 @@ def _decoded(file: BinaryIO, path: Path, kind: str, odd: list[str]) -> Image.Ima
         raise _LeftOutError("broken", one_line(error)) from error
 
 
-def _require_honest(file: BinaryIO, path: Path) -> None:
-    """InputError for a PNG that holds fewer or more pixels than it declares: Pillow would show black, or noise.
+LIES = "{}: holds {} pixels than it declares; write it again or move it away"
 
-    Nothing is kept of what is unpacked; a file that ends too early, or is no PNG, is for Pillow to judge.
+
+def _require_honest(image: Image.Image, file: BinaryIO, path: Path) -> None:
+    """InputError for a PNG or plain TIFF that holds other pixels than it declares: Pillow shows black, or noise.
+
+    Nothing is kept of what is unpacked; a file that ends too early, or is packed otherwise, is for Pillow to judge.
     """
+    if image.format == "TIFF" and image.tag_v2.get(259, 1) == 1:
+        declared = image.width * image.height * sum(image.tag_v2.get(258, (1,))) // 8
+        if sum(image.tag_v2.get(279, image.tag_v2.get(325, (declared,)))) < declared:
+            raise InputError(LIES.format(_told(path), "fewer"))
+    if image.format != "PNG":
+        return
+
+    # Count what the chunks IDAT unpack to
     begin, unpacked, unpack, wanted = file.tell(), 0, zlib.decompressobj(), -1
     file.seek(len(PNG))
     while len(head := file.read(8)) == 8 and not unpack.eof:
@@ -192,8 +205,30 @@ def _require_honest(file: BinaryIO, path: Path) -> None:
 
     file.seek(begin)
     if unpack.eof and unpacked != wanted:
-        more = "fewer" if unpacked < wanted else "more"
-        raise InputError(f"{_told(path)}: holds {more} pixels than it declares; write it again or move it away")
+        raise InputError(LIES.format(_told(path), "fewer" if unpacked < wanted else "more"))
+
+
+def _ends_grey(image: Image.Image) -> bool:
+    """Whether the last rows are the mid-grey with which libjpeg fills what a file does not hold."""
+    last = np.asarray(image)[-8:]
+    return bool((last == 128).all())
+
+
+def _ends_early(file: BinaryIO) -> bool:
+    """Whether a JPEG's end comes before its last row.
+
+    With a few bits in place of the end a whole file is decoded as before, and libjpeg asks for more of one that lacks
+    rows. A progressive one is not judged: it needs its end.
+    """
+    file.seek(0)
+    raw = file.read()
+    if b"\xff\xc2" in raw:
+        return False
+    try:
+        Image.open(io.BytesIO(raw[: raw.rfind(b"\xff\xd9")] + b"\xff\x00" * 8), formats=("JPEG",)).load()
+    except OSError:
+        return True
+    return False
 
 
 def _passes(width: int, height: int, interlaced: int) -> list[tuple[int, int]]:

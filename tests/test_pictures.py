@@ -173,6 +173,34 @@ def test_a_png_that_lies_about_its_size_is_refused(rows, words, tmp_path):
         read(tmp_path / "a.png")
 
 
+def patched(raw, old, new):
+    assert raw.count(old) == 1
+    return raw.replace(old, new)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_others_that_declare_twice_their_height_are_refused_too(kind, tmp_path):
+    """Pillow shows grey or black for what is not there."""
+    out, path = io.BytesIO(), tmp_path / "a"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 40), np.uint8)).save(out, kind)
+    old, new = {
+        "JPEG": (struct.pack(">BHH", 8, 60, 40), struct.pack(">BHH", 8, 120, 40)),
+        "TIFF": (struct.pack("<HHII", 257, 4, 1, 60), struct.pack("<HHII", 257, 4, 1, 120)),
+    }[kind]
+    path.write_bytes(patched(out.getvalue(), old, new))
+    Image.open(path).load()
+    with pytest.raises(InputError, match="holds fewer pixels than it declares"):
+        read(path, kind)
+
+
+def test_a_photograph_on_mid_grey_is_whole(tmp_path):
+    """As fundus images are often prepared: its last rows look as if they were missing."""
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    grey[20:40, 20:40] = RGB[:20, :20]
+    for options in ({}, {"progressive": True}, {"quality": 30}):
+        assert read(saved(tmp_path / "a.jpg", Image.fromarray(grey), **options), "JPEG").odd == ()
+
+
 @pytest.mark.parametrize("side", [(4, 4), (5, 9), (28, 28), (33, 40)])
 @pytest.mark.parametrize("name", ["L", "RGB", "RGBA", "LA", "P", "1", "I;16"])
 def test_no_honest_png_is_refused_whatever_its_mode_and_size(side, name, tmp_path):
