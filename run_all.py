@@ -10,9 +10,10 @@ import itertools
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
-from kr_utils import InputError, owned, paths, profiles, runs, stages, work
+from kr_utils import InputError, owned, paths, profiles, resolution, runs, stages, work
 from kr_utils.driver import home, plan
 from kr_utils.runs import machine
 
@@ -36,6 +37,25 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--runs-dir", default="", help="where results go (default: KR_RUNS, else runs/)")
     p.add_argument("--figures-dir", default="", help="where figures go (default: KR_FIGURES, else figures/)")
+
+    # Images of one's own
+    own = p.add_argument_group("your own images (docs/own-images.md)")
+    own.add_argument(
+        "--import",
+        dest="source",
+        metavar="FOLDER",
+        help="make a dataset of a folder of images (or an npz in MedMNIST's layout), then run it with --datasets NAME",
+    )
+    own.add_argument("--name", help="of the new dataset: small letters, digits and _")
+    own.add_argument("--labels", metavar="CSV", help="columns file, label and, if known, patient and split")
+    own.add_argument("--class-names", nargs="+", metavar="NAME", help="of an npz file's labels 0, 1, ...")
+    own.add_argument("--title", help="for tables and figures (default: the name)")
+    own.add_argument("--licence", help="of the images, handed on to what is made of them (default: not stated)")
+    own.add_argument("--size", type=int, choices=SIZES, help="pixels a side (default 28; an npz file's own)")
+    own.add_argument("--fit", choices=FITS, help="what is not square: padded (default), cropped or stretched")
+    own.add_argument("--mirror", choices=MIRRORS, help="mirror images that keep their label (default none)")
+    own.add_argument("--colour", choices=COLOURS, help="default auto: RGB where an image has any colour")
+    own.add_argument("--replace", action="store_true", default=None, help="another set of this name may go")
 
     # How much of it
     p.add_argument("--until", metavar="STAGE", help=f"stop after this stage: {', '.join(stages.STAGES)}")
@@ -75,6 +95,37 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--list", action="store_true", help="list datasets, profiles with their budgets, and stages")
     p.add_argument("--debug", action="store_true", help="show tracebacks and all notebook output")
     return p
+
+
+# As in own_images.py, pictures.py and data.py, which need numpy; a test compares them
+SIZES, FITS = (28, 64, 128, 224), ("pad", "crop", "stretch")
+MIRRORS, COLOURS = ("none", "left-right", "both"), ("auto", "grey", "rgb")
+IMPORT = ("name", "labels", "class_names", "title", "licence", "size", "fit", "mirror", "colour", "replace")
+ALONE = {"source", *IMPORT, "data_root", "dry_run", "debug"}  # options that mean something with --import
+
+
+def bring_in(args: argparse.Namespace) -> int:
+    """Import a folder of images, or an npz file, as a dataset; returns the exit code."""
+    from kr_utils import own_images
+
+    usual = parser()
+    if other := [key for key, value in vars(args).items() if key not in ALONE and value != usual.get_default(key)]:
+        option = f"--{other[0].replace('_', '-')}"
+        raise InputError(f"{option} does not go with --import; import first, then run with --datasets NAME")
+    if not args.name:
+        raise InputError("--import needs the name of the new dataset; add --name, such as --name mine")
+
+    if empty := [key for key in ("source", "labels") if getattr(args, key) == ""]:
+        raise InputError(f"--{'import' if empty[0] == 'source' else empty[0]} is empty; name the folder or file")
+
+    # What was given, with the importer's own defaults for the rest
+    given = {key: value for key in IMPORT if (value := getattr(args, key)) is not None}
+    if "labels" in given:
+        given["table"] = paths.absolute(given.pop("labels"), "--labels")
+    given["class_names"] = tuple(given.get("class_names", ()))
+    source = paths.absolute(args.source, "--import")
+    own_images.bring_in(own_images.Wanted(source, **given, dry=args.dry_run), args.data_root, print, aside)
+    return 0
 
 
 def count(text: str) -> int:
@@ -201,6 +252,30 @@ def with_times(
     return estimate.filled(jobs, times), gpu if args.profile == "paper" else []
 
 
+def needs(args: argparse.Namespace, datasets: list[str], overrides: dict[str, dict]) -> Iterator[str]:
+    """A line about each dataset: the Generator's form where it follows the size, memory and disk where they are known.
+
+    InputError, in its turn, for one that does not fit on this computer.
+    """
+    from kr_utils.driver import estimate
+
+    root, sizes, chosen = (
+        runs.runs_root(args.runs_dir),
+        at_hand(args, datasets),
+        estimate.budgets(args.profile, overrides),
+    )
+    for name, each in sizes.items():
+        if max(each.height, each.width) > resolution.USUAL:
+            yield f"{name}: {estimate.form(chosen, each)}"
+    if args.scheduler:  # its workers are other computers
+        return
+    wanted = [estimate.networks(chosen, each) for each in sizes.values()]
+    speeds = estimate.speeds(wanted, root, threads_of(args), measure=False)
+    for (name, each), speed in zip(sizes.items(), speeds):
+        if speed:
+            yield estimate.require_room(name, estimate.room(chosen, each, speed, threads_of(args)), root)
+
+
 def drive(args: argparse.Namespace) -> int:
     """Check the arguments, then list, tell, plan or run; returns the exit code.
 
@@ -209,6 +284,10 @@ def drive(args: argparse.Namespace) -> int:
     InputError
         A bad argument, variable, folder or data file.
     """
+    if args.source is not None:
+        return bring_in(args)
+    if unused := [key for key in IMPORT if getattr(args, key) is not None]:
+        raise InputError(f"--{unused[0].replace('_', '-')} is for --import FOLDER; add it, or leave this out")
     if args.list:
         show_list(args.data_root)
         sys.stdout.flush()
@@ -262,7 +341,10 @@ def drive(args: argparse.Namespace) -> int:
         jobs = with_unknown(make_plan(), to_fetch)
         jobs, about = with_times(args, jobs, overrides, measure=True)
         print("\n".join([*fetched(to_fetch), *report.dry_run(jobs), *about]))
+        for line in needs(args, datasets, overrides):
+            print(line)
         return 0
+    list(needs(args, datasets, overrides))
 
     # The run
     folders = [("--runs-dir", root), ("--figures-dir", figures)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ import numpy as np
 
 from kr_utils import InputError, paths, published, shown, stages
 from kr_utils.dataset_file import (
+    GROUPS,
     SPLITS,
     checksum,
     one_line,
@@ -48,6 +50,7 @@ class Info:
     vflip: bool = False
     resnet18: float | None = None  # MedMNIST v2's published test accuracy at 28 px
     class_names: tuple[str, ...] = ()  # of a user's own set; others' come from their publishers
+    content: str = ""  # SHA-256 of the arrays of a set that was imported, as its description has it
 
 
 def _med(title: str, classes: int, channels: int, resnet18: float, **more) -> Info:
@@ -106,6 +109,7 @@ class Dataset:
     val: Split
     test: Split
     shared: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # see `dataset_file.shared_images`
+    groups: dict[str, np.ndarray] = field(default_factory=dict)  # split -> int64 [N], a number per patient; or empty
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -126,18 +130,27 @@ class Dataset:
 OWN_NAME = re.compile("[a-z0-9_]{1,40}")
 MIRROR = {"none": {}, "left-right": {"hflip": True}, "both": BOTH}
 OWN_KEYS = ("title", "class_names", "mirror", "licence")
+IMPORTED = "import"  # a fifth key, which own_images.py writes: how the set came about
+
+
+def published_info(name: str) -> Info | None:
+    """The `Info` of a published dataset, MedMNIST's also at 64, 128 and 224 pixels ("breastmnist_64"); else None."""
+    base, size = published.at_size(name)
+    if name in INFO or base not in INFO or INFO[base].source != "medmnist":
+        return INFO.get(name)
+    return replace(INFO[base], title=f"{INFO[base].title} ({size} px)", resnet18=None)
 
 
 def require_name(name: str, root: str | Path = "") -> Info:
     """The `Info` of a published dataset, or of a user's own in the data folder `root`; InputError for another name."""
-    choose = f"choose one of: {', '.join(INFO)}; or one of your own in the data folder (docs/running.md)"
+    choose = f"choose one of: {', '.join(INFO)}; or one of your own in the data folder (docs/own-images.md)"
     if not isinstance(name, str):
         raise InputError(f"dataset is {shown(name)}, which is no text; {choose}")
-    if name in REFUSED:
-        raise InputError(f"dataset {name!r} {REFUSED[name]}; {choose}")
-    if name in INFO:
-        return INFO[name]
-    if _may_be_own(name):
+    if published.at_size(name)[0] in REFUSED:
+        raise InputError(f"dataset {name!r} {REFUSED[published.at_size(name)[0]]}; {choose}")
+    if info := published_info(name):
+        return info
+    if may_be_own(name):
         images = data_root(root) / f"{name}.npz"
         described = images.with_suffix(".json")
         if _stands(described):
@@ -155,7 +168,7 @@ def own_sets(root: str | Path = "") -> dict[str, Info | InputError]:
     """
     found: dict[str, Info | InputError] = {}
     for path in paths.listed(data_root(root)):
-        if path.suffix == ".json" and _may_be_own(path.stem):
+        if path.suffix == ".json" and may_be_own(path.stem):
             try:
                 found[path.stem] = describe(path)
             except InputError as error:
@@ -167,7 +180,8 @@ def describe(path: Path) -> Info:
     """What the JSON file beside a user's own images says of them.
 
     An object of four keys: `title` (for tables and figures), `class_names` (a list; label i has the i-th name),
-    `mirror` (which mirror images keep their label: "none", "left-right" or "both") and `licence`.
+    `mirror` (which mirror images keep their label: "none", "left-right" or "both") and `licence`. An imported set has
+    a fifth, `import` (own_images.py), of which only the checksum is read: that of the arrays.
     The number of channels comes from the images; here it is 0.
 
     Raises
@@ -196,8 +210,12 @@ def describe(path: Path) -> Info:
         wanted = f"write an object with the keys {', '.join(OWN_KEYS)}"
         raise InputError(f"{path}: not readable as JSON ({one_line(error)}); {wanted}") from error
 
-    # Then its form.
-    if not isinstance(value, dict) or set(value) != set(OWN_KEYS):
+    return described(value, path)
+
+
+def described(value: object, path: Path) -> Info:
+    """The `Info` that a description gives (see `describe`); InputError, naming `path`, for one of another form."""
+    if not isinstance(value, dict) or set(value) - {IMPORTED} != set(OWN_KEYS):
         raise InputError(f"{path}: must be an object with the keys {', '.join(OWN_KEYS)}, no more and no less")
     names = value["class_names"]
     if not isinstance(names, list) or not 2 <= len(names) <= 1000 or len({str(name) for name in names}) < len(names):
@@ -209,14 +227,20 @@ def describe(path: Path) -> Info:
     if not isinstance(value["mirror"], str) or value["mirror"] not in MIRROR:
         raise InputError(f"{path}: mirror is {shown(value['mirror'])}; use one of: {', '.join(MIRROR)}")
 
-    flips = MIRROR[value["mirror"]]
-    return Info(value["title"], "own", len(names), 0, value["licence"], class_names=tuple(names), **flips)
+    # Of an import only what the images are compared with
+    imported = value.get(IMPORTED, {"checksum": ""})
+    content = imported.get("checksum") if isinstance(imported, dict) else None
+    if not isinstance(content, str) or (IMPORTED in value and not re.fullmatch("[0-9a-f]{64}", content)):
+        raise InputError(f"{path}: import must be an object with the checksum that run_all.py --import wrote")
+
+    more = {"class_names": tuple(names), "content": content, **MIRROR[value["mirror"]]}
+    return Info(value["title"], "own", len(names), 0, value["licence"], **more)
 
 
-def _may_be_own(name: str) -> bool:
+def may_be_own(name: str) -> bool:
     """Whether a dataset of one's own may have this name; runs/<profile>/ holds the comparison's folder, too."""
     taken = {notebook for notebook, _ in stages.STAGES.values()} | set(INFO) | set(REFUSED)
-    return bool(OWN_NAME.fullmatch(name)) and name not in taken
+    return bool(OWN_NAME.fullmatch(name)) and not {name, published.at_size(name)[0]} & taken
 
 
 def _stands(path: Path) -> bool:
@@ -272,7 +296,8 @@ def load(name: str, root: str | Path = "") -> Dataset:
         for split in SPLITS:
             images = np.array(arrays[f"{split}_images"].transpose(0, 3, 1, 2), order="C")  # a copy, to be written to
             splits[split] = Split(torch.from_numpy(images), torch.from_numpy(arrays[f"{split}_labels"].copy()))
-    return Dataset(name, info, _class_names(name, info), digest, **splits, shared=shared)
+    groups = {split: arrays[key] for split, key in zip(SPLITS, GROUPS) if key in arrays}
+    return Dataset(name, info, _class_names(name, info), digest, **splits, shared=shared, groups=groups)
 
 
 def check(name: str, root: str | Path = "", tell: Callable[[str], None] | None = None) -> str:
@@ -308,11 +333,8 @@ def to_fetch(name: str, root: str | Path = "") -> list[str]:
     """What `load` would download first, a line per missing file: name, publisher, where it would go."""
     if require_name(name, root).source in ("sklearn", "own"):
         return []
-    folder = data_root(root)
-    return [
-        f"{file} from {published.PUBLISHERS[INFO[name].source]} into {folder}"
-        for file in published.absent(name, folder)
-    ]
+    folder, source = data_root(root), require_name(name, root).source
+    return [f"{file} from {published.PUBLISHERS[source]} into {folder}" for file in published.absent(name, folder)]
 
 
 @contextlib.contextmanager
@@ -333,7 +355,11 @@ def _where(name: str, source: str, root: str | Path) -> str:
 
 
 def _checksum(info: Info, arrays: dict[str, np.ndarray]) -> str:
-    """Of the arrays; of a user's own set also of its description, which decides on mirror images and on names."""
+    """Of the arrays; of a user's own set also of its description, which decides on mirror images and on names.
+
+    Patients' numbers are arrays too: what attacks by patient say depends on them. How a set was imported is told in its
+    description and left out here: no number depends on it but through pixels, labels and patients.
+    """
     described = [info.title, info.class_names, info.hflip, info.vflip, info.licence]
     return checksum(arrays, json.dumps(described) if info.source == "own" else "")
 
@@ -344,7 +370,7 @@ def _read(name: str, root: str | Path) -> tuple[Info, dict[str, np.ndarray], dic
     folder = None if info.source == "sklearn" else data_root(root)
     if info.source in ("medmnist", "torchvision"):
         published.fetch(name, folder)
-        published.verify(name, folder)
+        published.verify(name, folder, _as_own(name, info, folder) if info.source == "medmnist" else "")
 
     # Each source has its own form.
     if info.source == "sklearn":
@@ -359,6 +385,9 @@ def _read(name: str, root: str | Path) -> tuple[Info, dict[str, np.ndarray], dic
 
     # From here on all are alike.
     where = _where(name, info.source, root)
+    if info.content and checksum(arrays) != info.content:
+        again = "import it again with --replace, or describe it by hand without the key import"
+        raise InputError(f"{where}: not the images that {name}.json was written with; {again}")
     arrays = validate(arrays, info.classes, (info.channels,) if info.channels else (1, 3), where)
     info = replace(info, channels=arrays["train_images"].shape[-1])
     shared = shared_images(arrays)
@@ -366,11 +395,21 @@ def _read(name: str, root: str | Path) -> tuple[Info, dict[str, np.ndarray], dic
     return info, arrays, shared
 
 
+def _as_own(name: str, info: Info, folder: Path) -> str:
+    """How a file that is not the published one is used, in words: the command that imports it under another name."""
+    mirror = "both" if info.vflip else "left-right" if info.hflip else "none"
+    command = ["run_all.py", "--import", str(folder / f"{name}.npz"), "--name", f"{name}_own"[-40:].lstrip("_")]
+    command += ["--title", f"{info.title}, own file", "--mirror", mirror, "--licence", info.licence]
+    command += ["--class-names", *_class_names(name, info)]
+    return f"import it under another name: {shlex.join(command)}"
+
+
 def _class_names(name: str, info: Info) -> tuple[str, ...]:
     if info.source == "own":
         return info.class_names
     if info.source == "medmnist":
-        return tuple(published.medmnist_info()[name]["label"][str(i)] for i in range(info.classes))
+        labels = published.medmnist_info()[published.at_size(name)[0]]["label"]
+        return tuple(labels[str(i)] for i in range(info.classes))
     if name == "fashionmnist":
         return tuple(published.torchvision_class(name).classes)
     if name == "cifar10":

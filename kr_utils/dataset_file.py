@@ -19,6 +19,7 @@ from kr_utils import InputError
 
 SPLITS = ("train", "val", "test")
 KEYS = tuple(f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))
+GROUPS = tuple(f"{split}_groups" for split in SPLITS)  # whose patient each image is, where that is known
 MAX_BYTES = 32 * 2**30  # of memory, above which an archive is refused unread
 COPIES = 2  # of the images: as the file holds them, and in torch's layout
 LONGEST_HEADER = 2**17  # bytes of an array's header; numpy itself refuses more than 10,000
@@ -46,7 +47,8 @@ def validate(
 
     Parameters
     ----------
-    arrays : `<split>_images` uint8 [N, H, W] or [N, H, W, C]; `<split>_labels` integer [N] or [N, 1]
+    arrays : `<split>_images` uint8 [N, H, W] or [N, H, W, C]; `<split>_labels` integer [N] or [N, 1]; perhaps
+        `<split>_groups` integer [N] of all three: images of one patient have the same number
     classes : how many the dataset declares
     channels : the numbers of channels that it may have
     where : the file, named in every error
@@ -109,7 +111,20 @@ def validate(
     grey = out["train_images"]
     if grey.min() == grey.max():
         raise InputError(f"{where}: every pixel of train_images is {grey.min()}; there is nothing to learn")
-    return out
+    return out | _groups(arrays, out, where)
+
+
+def _groups(arrays: dict[str, np.ndarray], out: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    """The patients' numbers as int64 [N], or nothing where there are none."""
+    if not any(key in arrays for key in GROUPS):
+        return {}
+    found = {}
+    for split, key in zip(SPLITS, GROUPS):
+        groups = arrays.get(key)
+        if groups is None or groups.dtype.kind not in "iu" or groups.shape != out[f"{split}_labels"].shape:
+            raise InputError(f"{where}: {key} must be whole numbers, one per {split} image; store all three or none")
+        found[key] = groups.astype(np.int64)
+    return found
 
 
 def shared_images(arrays: dict[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
@@ -167,7 +182,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             # A member "a.npy" is the array "a"; a second one of that name would be read by some and not by others.
-            members = [item for item in archive.infolist() if item.filename.removesuffix(".npy") in KEYS]
+            members = [item for item in archive.infolist() if item.filename.removesuffix(".npy") in KEYS + GROUPS]
             names = [item.filename.removesuffix(".npy") for item in members]
             if twice := [name for name in names if names.count(name) > 1]:
                 raise InputError(f"{path}: holds {twice[0]} twice; write the file again, each array once")
@@ -237,7 +252,9 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         return readers[np.lib.format.read_magic(file)](file)
 
 
-def memory_limit(cgroups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> int:
+def memory_limit(
+    cgroups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup"), most: int = MAX_BYTES
+) -> int:
     """Bytes of memory that this process may use: the least of machine, container and the user's own limits.
 
     A reader that unpacks more would be killed without a word.
@@ -246,8 +263,9 @@ def memory_limit(cgroups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/
     ----------
     cgroups : where control groups are mounted (version 2, or version 1 with a folder for each controller)
     process : the groups of this process, lines of number:controllers:path
+    most : bytes, whatever the machine has
     """
-    limits = [MAX_BYTES]
+    limits = [most]
     with contextlib.suppress(AttributeError, ValueError, OSError):  # not POSIX
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kr_utils import resume
+from kr_utils import resolution, resume
 from kr_utils.data import Split
 from kr_utils.precision import autocast, compiled
 
@@ -138,10 +138,12 @@ def guided(model: Generator, x: Tensor, sigma: Tensor, labels: Tensor, guidance:
 
 
 def build(classes: int, images: Tensor, *, width: int, levels: int, layers: int, fold: int, seed: int) -> Generator:
-    """A freshly initialised Generator for training images uint8 [N, C, H, W]; folding is dropped where it cannot be."""
+    """A freshly initialised Generator for training images uint8 [N, C, H, W].
+
+    levels, fold : for images of 28 pixels; `resolution.form` says what becomes of them at other sizes
+    """
     channels, height, side = images.shape[1:]
-    if height % fold or side % fold:
-        fold = 1
+    levels, fold = resolution.form(levels, fold, height, side)
     pixels = images.float() / 127.5 - 1
     mean = pixels.mean((0, 2, 3), keepdim=True)[0]
     sigma_data = round((pixels - mean).std().item(), 4)

@@ -21,6 +21,7 @@ FASHION = {
     "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
     "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
+SIZES = (64, 128, 224)  # pixels a side that MedMNIST publishes its sets at too, as breastmnist_64 and so on
 PUBLISHERS = {"medmnist": "MedMNIST v2 (https://medmnist.com)", "torchvision": "torchvision.datasets"}
 
 
@@ -34,6 +35,12 @@ def medmnist_info() -> dict[str, dict]:
     raise InputError("medmnist is not installed with its table INFO; install what requirements.txt names")
 
 
+def at_size(name: str) -> tuple[str, int]:
+    """("breastmnist", 64) of "breastmnist_64"; a name without one of `SIZES` at its end is at 28 pixels."""
+    base, _, size = name.rpartition("_")
+    return (base, int(size)) if base and size in map(str, SIZES) else (name, 28)
+
+
 def torchvision_class(name: str):
     """torchvision's reader of a dataset."""
     from torchvision import datasets
@@ -42,17 +49,15 @@ def torchvision_class(name: str):
 
 
 def files(name: str) -> dict[str, set[str]]:
-    """The files of a published dataset: path below the data folder -> MD5 sums of its published forms.
-
-    MedMNIST publishes each set at 28, 64, 128 and 224 pixels; any of them may stand under the set's name.
-    """
+    """The files of a published dataset: path below the data folder -> MD5 sums of its published forms."""
     if name == "fashionmnist":
         return {f"FashionMNIST/raw/{file}": {md5} for file, md5 in FASHION.items()}
     if name in ("cifar10", "cifar100"):
         cls = torchvision_class(name)
         parts = [*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])]
         return {f"{cls.base_folder}/{file}": {md5} for file, md5 in parts}
-    return {f"{name}.npz": {md5 for key, md5 in medmnist_info()[name].items() if key.startswith("MD5")}}
+    base, size = at_size(name)
+    return {f"{name}.npz": {medmnist_info()[base]["MD5" if size == 28 else f"MD5_{size}"]}}
 
 
 def source(name: str) -> str:
@@ -87,8 +92,11 @@ def absent(name: str, folder: Path) -> list[str]:
     return missing
 
 
-def verify(name: str, folder: Path) -> None:
-    """Compare a dataset's files with the published MD5 sums; InputError for one that differs."""
+def verify(name: str, folder: Path, otherwise: str = "") -> None:
+    """Compare a dataset's files with the published MD5 sums; InputError for one that differs.
+
+    otherwise : what else may be done about an npz file than to fetch it again, in words
+    """
     for file, sums in files(name).items():
         path = folder / file
         try:
@@ -97,9 +105,17 @@ def verify(name: str, folder: Path) -> None:
             reason = error.strerror or type(error).__name__
             raise InputError(f"{path}: cannot be read ({reason}); get permission or name another folder") from error
         if found not in sums:
-            fetch_again = "delete it to fetch it again"
-            own = ", or give it a name of your own (docs/running.md)" if file.endswith(".npz") else ""
-            raise InputError(f"{path}: damaged or not the published file (MD5 {found}); {fetch_again}{own}")
+            if other := _other_size(name, found):
+                raise InputError(f"{path}: the published file of another size; rename it to {other}.npz")
+            way = "delete it to fetch it again" + (f", or {otherwise}" if file.endswith(".npz") and otherwise else "")
+            raise InputError(f"{path}: damaged or not the published file (MD5 {found}); {way}")
+
+
+def _other_size(name: str, md5: str) -> str:
+    """The name under which MedMNIST publishes a file, if it is the same set at another size; else ""."""
+    base, _ = at_size(name)
+    sums = {value: key for key, value in medmnist_info().get(base, {}).items() if key.startswith("MD5")}
+    return base + sums[md5].removeprefix("MD5") if md5 in sums else ""
 
 
 def fetch(name: str, folder: Path) -> None:
@@ -139,7 +155,8 @@ def _download(name: str, folder: str) -> None:
         return
     import medmnist
 
-    getattr(medmnist, medmnist.INFO[name]["python_class"])(split="train", download=True, root=folder, size=28)
+    base, size = at_size(name)
+    getattr(medmnist, medmnist.INFO[base]["python_class"])(split="train", download=True, root=folder, size=size)
 
 
 def _md5(path: Path) -> str:

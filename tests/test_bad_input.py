@@ -310,7 +310,7 @@ FILES = {
 PUBLISHED = {
     "absent and offline": (lambda p: None, "not downloadable (no route to host); put breastmnist.npz from MedMNIST"),
     "my own images": (npz(), "damaged or not the published file (MD5 "),
-    "half a file": (truncated, "delete it to fetch it again, or give it a name of your own (docs/running.md)"),
+    "half a file": (truncated, "delete it to fetch it again, or import it under another name: run_all.py --import"),
     "a log-in page": (lambda p: p.write_text("<html>Log in"), "damaged or not the published file"),
     "nothing in it": (lambda p: p.write_bytes(b""), "not the published file (MD5 d41d8cd98f00b204e9800998ecf8427e)"),
     "published as a folder": (lambda p: p.mkdir(), "a folder, device or broken link, not a file; put the published"),

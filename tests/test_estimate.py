@@ -257,11 +257,12 @@ def test_a_first_dry_run_says_minutes_and_a_second_measures_nothing(tmp_path, me
     argv = ["--dry-run", "--profile", "smoke", "--runs-dir", str(tmp_path / "runs"), "--threads", "1"]
     assert run_all.main(argv) == 0
     told = capsys.readouterr()
-    *lines, total = told.out.strip().splitlines()
+    *lines, total, room = told.out.strip().splitlines()
     assert "measuring this computer's speed" in told.err
     assert all("(about " in line for line in lines)
     assert "total: 8 of 8 stages to run, about " in total
     assert "not known" not in total
+    assert room.startswith("digits: about ")
     assert run_all.main(argv) == 0
     again = capsys.readouterr()
     assert again.out == told.out

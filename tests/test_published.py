@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import medmnist
 import numpy as np
@@ -189,7 +191,8 @@ def test_the_sums_are_the_publishers_and_reading_them_imports_no_torch():
     assert published.medmnist_info() == medmnist.INFO
     for name, info in data.INFO.items():
         if info.source == "medmnist":
-            assert {key: len(sums) for key, sums in published.files(name).items()} == {f"{name}.npz": 4}
+            for at, key in [(name, "MD5")] + [(f"{name}_{size}", f"MD5_{size}") for size in published.SIZES]:
+                assert published.files(at) == {f"{at}.npz": {medmnist.INFO[name][key]}}
     packs = {url.removesuffix(".gz") for url, _ in FashionMNIST.resources}
     assert {path.split("/")[-1] for path in published.files("fashionmnist")} == packs
     names = {"train", "test", "meta"}
@@ -201,3 +204,49 @@ def test_the_sums_are_the_publishers_and_reading_them_imports_no_torch():
 def test_the_real_files_are_the_published_ones(medical):
     for name in ("breastmnist", "retinamnist"):
         published.verify(name, data.data_root(medical))
+
+
+# ------------------------------------------------------------------ other sizes
+
+
+@pytest.mark.parametrize("size", published.SIZES)
+def test_medmnist_at_other_sizes_has_names_of_its_own(size, tmp_path, capsys):
+    name = f"breastmnist_{size}"
+    info = data.require_name(name)
+    assert (info.title, info.classes, info.hflip) == (f"BreastMNIST ({size} px)", 2, True)
+    assert info.resnet18 is None, "the accuracy was published for 28 pixels"
+    (line,) = data.to_fetch(name, str(tmp_path))
+    assert line.startswith(f"{name}.npz from MedMNIST v2")
+    assert not data.may_be_own(name)
+    for wrong in (f"digits_{size}", f"cifar10_{size}", "breastmnist_28", "breastmnist_96"):
+        with pytest.raises(InputError, match="unknown dataset"):
+            data.require_name(wrong, str(tmp_path))
+    with pytest.raises(InputError, match="is multi-label"):
+        data.require_name(f"chestmnist_{size}")
+
+
+def test_a_set_at_another_size_is_read_fetched_and_compared_as_such(tmp_path, monkeypatch):
+    """Made at 64 pixels here, with its own sum in the publisher's table."""
+    arrays = med_arrays((60, 30, 40), size=64)
+    np.savez(tmp_path / "made.npz", **arrays)
+    md5 = hashlib.md5((tmp_path / "made.npz").read_bytes()).hexdigest()
+    table = {"breastmnist": published.medmnist_info()["breastmnist"] | {"MD5_64": md5}}
+    monkeypatch.setattr(published, "medmnist_info", lambda: table)
+    asked = []
+
+    class Published:
+        def __init__(self, split, download, root, size):
+            asked.append(size)
+            shutil.copy(tmp_path / "made.npz", Path(root, f"breastmnist_{size}.npz"))
+
+    monkeypatch.setattr(medmnist, "BreastMNIST", Published)
+    (tmp_path / "data").mkdir()
+    loaded = data.load("breastmnist_64", str(tmp_path / "data"))
+    assert asked == [64]
+    assert (loaded.shape, loaded.class_names) == ((1, 64, 64), ("malignant", "normal, benign"))
+    assert data.sizes("breastmnist_64", str(tmp_path / "data"))["height"] == 64
+
+    # Under the name of another size it is told what it is
+    (tmp_path / "data/breastmnist_64.npz").rename(tmp_path / "data/breastmnist.npz")
+    with pytest.raises(InputError, match=r"the published file of another size; rename it to breastmnist_64.npz"):
+        data.check("breastmnist", str(tmp_path / "data"))

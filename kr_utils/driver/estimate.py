@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kr_utils import InputError, owned, profiles, stages, work
+from kr_utils import InputError, dataset_file, owned, profiles, resolution, stages, work
 from kr_utils.driver import execute
 from kr_utils.driver.plan import Job
 from kr_utils.runs import code, identity, machine
@@ -150,6 +151,62 @@ def filled(jobs: list[Job], times: dict[str, dict[str, float]]) -> list[Job]:
         return job.expected or times.get(job.dataset, any_ if job.stage == "compare" else {}).get(job.stage)
 
     return [replace(job, expected=expected(job)) for job in jobs]
+
+
+BASE = 0.8e9  # bytes that Python takes with torch and diffusers
+
+
+def room(chosen: profiles.Profile, sizes: work.Sizes, speed: dict, threads: int) -> tuple[float, float]:
+    """Bytes of memory that the largest stage of a seed takes on this computer, and of disk that a seed takes; counted.
+
+    Memory is that of the Generator's training, or of Tuning's short Students, a process for each thread; on a GPU the
+    networks' part is in its own memory, and left out.
+    """
+    classify, paint, here = speed["classifier"], speed["generator"], speed["device"] == "cpu"
+    pixels = sizes.channels * sizes.height * sizes.width
+    raw, train = (sizes.train + sizes.val + sizes.test) * pixels, sizes.train * pixels
+    drawn = max(chosen.checkpoints.images, chosen.tuning.images, chosen.distillation.images) or sizes.train
+
+    # Weights, gradients, two moments, moving average; what a batch keeps for the backward pass; images as floats
+    painting = 20 * paint["parameters"] + chosen.generator.batch * paint["saved"]
+    generator = BASE + 2 * raw + 3 * 4 * train + here * painting
+
+    # A short Student, and a block of images that is drawn under guidance, which keeps nothing for a backward pass
+    student = 12 * classify["parameters"] + chosen.teacher.batch * classify["saved"]
+    drawing = 4 * paint["parameters"] + work.BLOCK * paint["saved"] / 2
+    workers = threads if here else 1
+    students = BASE + 2 * raw + workers * (BASE * (workers > 1) + raw + drawn * pixels + here * (student + drawing))
+
+    # Checkpoints, the few-step Generator, a saved state; classifiers; images that are kept
+    files = (chosen.generator.checkpoints + bool(chosen.tuning.few_steps) + 4) * paint["parameters"]
+    files += (chosen.teacher.members + 9) * classify["parameters"]
+    return max(generator, students), 4 * files + 2 * drawn * pixels
+
+
+def require_room(name: str, needed: tuple[float, float], root: Path) -> str:
+    """What a seed needs in words; InputError if this computer does not have it.
+
+    needed : as `room` returns it; root : the runs folder, which may not be there yet
+    """
+    memory, disk = needed
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    limit, free = dataset_file.memory_limit(most=2**62), shutil.disk_usage(there).free
+    words = f"{name}: about {memory / 1e9:.1f} GB of memory, and {max(disk / 1e9, 0.01):.2g} GB on disk a seed"
+    for what, wanted, has in (("of memory", memory, limit), ("on disk", disk, free)):
+        if wanted > has:
+            smaller = "take smaller images (--import ... --size), a smaller profile or batch (--set generator.batch=)"
+            raise InputError(f"{words}; here are {has / 1e9:.1f} GB {what}; {smaller}")
+    return words
+
+
+def form(chosen: profiles.Profile, sizes: work.Sizes) -> str:
+    """The Generator's form for a dataset's images, in words."""
+    budget = chosen.generator
+    levels, fold = resolution.form(budget.levels, budget.fold, sizes.height, sizes.width)
+    usual = "" if (levels, fold) == (budget.levels, budget.fold) else f" ({budget.levels} and {budget.fold} at 28)"
+    return (
+        f"{sizes.height} x {sizes.width} pixels: Generator of {levels} level{'s' * (levels > 1)}, folding {fold}{usual}"
+    )
 
 
 def on_a_gpu(chosen: profiles.Profile, sizes: work.Sizes, speed: dict) -> str:
