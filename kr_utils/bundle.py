@@ -30,6 +30,7 @@ from kr_utils.released import Images
 SUMS = "SHA256SUMS"
 NPZ = "synthetic.npz"
 OPSET = 18  # of ONNX: onnxruntime 1.14 and later read it
+SPLIT_WORDS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
 BITWISE = (".png", ".npz")  # packed: a text in them is not to be seen
 
 
@@ -61,8 +62,10 @@ def writing(place: Path | None) -> Iterator[Path]:
 
 def class_folders(names: Sequence[str]) -> list[str]:
     """A folder for each class: its number, so that no two are alike, and of its name what every system allows."""
+    # A reader that looks for splits would take a folder "0_test" for one
     plain = [unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode() for name in names]
     slugs = [re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40] for name in plain]
+    slugs = ["" if SPLIT_WORDS & set(slug.lower().split("-")) else slug for slug in slugs]
     width = len(str(len(names) - 1))
     return [f"{k:0{width}}_{slug}".rstrip("_-") for k, slug in enumerate(slugs)]
 

@@ -43,7 +43,9 @@ CONTEXT = {
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract", "field": "cr:field", "fileObject": "cr:fileObject", "fileProperty": "cr:fileProperty",
     "fileSet": "cr:fileSet", "format": "cr:format", "includes": "cr:includes", "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath", "key": "cr:key", "md5": "cr:md5", "parentField": "cr:parentField", "path": "cr:path",
+    "equivalentProperty": "cr:equivalentProperty",
+    "samplingRate": "cr:samplingRate", "jsonPath": "cr:jsonPath", "key": "cr:key", "md5": "cr:md5",
+    "parentField": "cr:parentField", "path": "cr:path",
     "recordSet": "cr:recordSet", "references": "cr:references", "regex": "cr:regex", "repeated": "cr:repeated",
     "replace": "cr:replace", "separator": "cr:separator", "source": "cr:source", "subField": "cr:subField",
     "transform": "cr:transform",
@@ -107,7 +109,7 @@ def of_run(upstream: Mapping, where: Mapping, options: Mapping) -> dict:
         "checksum": last["ingredients"]["checksum"],
         "commit": last["git_commit"],
         "versions": last["versions"],
-        "finished": last["started"][:10],  # the day, in UTC: an hour would tell where on earth
+        "day": last["started"][:10],  # in UTC: hours would tell where on earth
     }
 
 
@@ -156,6 +158,12 @@ def warnings(found: Mapping) -> list[str]:
             f"in the training set."
         )
 
+    if images["agreement"] < 0.5:
+        lines.append(
+            f"The Teachers see the class that was asked for in only {100 * images['agreement']:.0f} % of the images: "
+            f"learn from the soft labels, not from the classes."
+        )
+
     # The Generator's weights, and the Student
     if images["generator"]:
         rows = [row for row in releasable.matrix(audit) if row["artefact"] == "generator"]
@@ -192,8 +200,8 @@ class Block:
 
 
 def percent(value: Sequence[float], sign: str = "") -> str:
-    """A share with its interval in percent, "91.2 [88.0, 93.9]"."""
-    return "{} [{}, {}]".format(*(f"{100 * each:{sign}.1f}" for each in value))
+    """A share with its interval in percent, "91.2 (88.0 to 93.9)"."""
+    return "{} ({} to {})".format(*(f"{100 * each:{sign}.1f}" for each in value))
 
 
 def blocks(found: Mapping) -> list[Block]:
@@ -232,7 +240,7 @@ def _student(found: Mapping) -> list[Block]:
         ("the Student", percent(student["accuracy"])),
         (f"one real classifier (mean of {student['members']})", percent(student["real"])),
         (f"the {student['members']} real classifiers together", percent(student["ensemble"])),
-        (f"always saying {frequent}", f"{100 * student['majority']:.1f}"),
+        (f"always saying the most frequent class, {frequent}", f"{100 * student['majority']:.1f}"),
         ("Student minus one real classifier, points", percent(student["gap"], "+") + gap),
         ("Student minus the real ensemble, points", percent(student["ensemble_gap"], "+") + gap),
     ]
@@ -262,7 +270,7 @@ def _row(name: str, row: Mapping) -> tuple[str, ...]:
 def _attacked(found: Mapping) -> list[Block]:
     attacks, images = found["attacks"], found["images"]
     rows = [("attack", "AUC [95 %]", "found at 1 % FPR", "blind", "at 0.1 % FPR", "members / non-members")]
-    rows += [_row(f"Student: {ATTACKS.get(name, name)}", row) for name, row in attacks["student"].items()]
+    rows += [_row(f"Student: {told}", attacks["student"][name]) for name, told in ATTACKS.items()]
     rows += [_row("these images: nearest image", attacks["nearest"])]
     rows += [_row("control, copies planted among these images", attacks["copies_control"])]
     rows += [_row("control, validation images in their place", attacks["split_control"])]
@@ -356,7 +364,7 @@ def _use(found: Mapping) -> list[Block]:
         "--data-root FOLDER"
     )
     stages = [("stage", "manifest"), *run["manifests"].items()]
-    code = f"Commit {run['commit']}; finished on {run['finished']} (UTC); PyTorch {run['versions']['torch']}. "
+    code = f"Commit {run['commit']}; notebook 06 was run on {run['day']} (UTC); PyTorch {run['versions']['torch']}. "
     inherited = f"{licence['text']}, as the images that it was made from. {' '.join(f'{n}.' for n in licence['notes'])}"
     return [
         Block("heading", "Using it"),
@@ -396,7 +404,7 @@ def markdown(found: Mapping) -> str:
 
 def _escaped(text: str) -> str:
     """Text that Markdown shows as it is; what somebody called a class begins no formula, link or column."""
-    return re.sub(r"([\\`*_<>|\[\]#~$&])", r"\\\1", text)
+    return re.sub(r"([\\`*<>|~$&]|^[#+-]|(?<!\w)_|_(?!\w)|\](?=[(:\[]))", r"\\\1", text)
 
 
 def header(found: Mapping) -> str:
@@ -552,7 +560,7 @@ def croissant(found: Mapping, digests: Mapping[str, str]) -> dict:
         "license": dataset["licence"]["text"],
         "citeAs": "Lomurno and Matteucci, Synthetic image learning, Pattern Recognition Letters 190 (2025) 52-58",
         "version": "1.0.0",
-        "datePublished": found["run"]["finished"],
+        "datePublished": found["run"]["day"],
         "distribution": [*files, pngs],
         "recordSet": [{"@type": "cr:RecordSet", "@id": "images", "name": "images", "field": fields}],
     }

@@ -34,7 +34,7 @@ SHORT = [
     (r"\bshare ?alike\b", " sa "),
     (r"\battribution\b", " by "),
     (r"\bcreative commons\b", " cc "),
-    (r"\bpublic domain dedication\b|\bpublic(?! domain)", " "),
+    (r"\bpublic domain dedication\b|\bpublic\b(?! domain)", " "),
     (r"\b(licen[cs]ed?|international|unported|generic|universal|the|under|version|deed)\b", " "),
     (r"\bv(?=\d)", " "),
 ]
