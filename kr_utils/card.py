@@ -68,6 +68,8 @@ def of_student(run: Mapping, accuracies: Mapping) -> dict:
     recall = [hit / n for hit, n in zip(hits, counts)]
     real = accuracies["real"]["accuracy"]
     gap = {name: list(accuracies["gkd"][name]) for name in ("gap", "ensemble_gap")}
+
+    # Each beside what it is to be compared with
     return {
         "accuracy": [student["cas"], student["cas_low"], student["cas_high"]],
         "majority": max(counts) / sum(counts),

@@ -53,7 +53,8 @@ ALLOWED = [
     ("Public domain", "other", []),
 ]
 FORBIDDEN = [
-    "CC BY-ND 4.0", "CC BY-NC-ND 4.0", "cc-by-nc-nd", "Creative Commons Attribution-NoDerivatives 4.0", "No derivatives",
+    "CC BY-ND 4.0", "CC BY-NC-ND 4.0", "cc-by-nc-nd", "Creative Commons Attribution-NoDerivatives 4.0",
+    "No derivatives",
     "All rights reserved", "(c) 2025 the hospital. All Rights Reserved.", "proprietary", "Confidential",
     "internal use only", "CC BY 4.0 (not for redistribution)", "do not distribute", "must not be shared",
     "no publication", "may never be handed out",
@@ -138,40 +139,43 @@ def audit(**evidence):
 
 
 def test_a_good_run_passes_with_and_without_an_audit():
-    releasable.check("quick", RIGHT)
-    releasable.check("quick", RIGHT | {"audit": audit()}, generator=True)
+    releasable.check(RIGHT)
+    releasable.check(RIGHT | {"audit": audit()}, generator=True)
 
 
 REFUSED = [
-    ("smoke", {}, "a smoke run checks the plumbing"),
-    ("quick", {"distillation": {"cas_confusion": [[6, 0], [8, 0]]}}, "the Student says class 0 of every test image"),
-    ("quick", {"distillation": {"cas_confusion": [[0, 0, 6], [0, 0, 8], [0, 0, 1]]}}, "says class 2 of every"),
-    ("quick", {"membership": {"doubts": {"models": ["a", "b"], "images": []}}}, "attacks on the models .* (a; b)"),
-    ("quick", {"membership": {"doubts": {"models": [], "images": ["c"]}}}, "attacks on the images .* (c)"),
-    ("quick", {"audit": audit(student="leaks")}, "08_audit found leaks: student to LiRA (AUC 0.610 [0.550, 0.660])"),
-    ("quick", {"audit": audit(images="leaks")}, "08_audit found leaks: images to LiRA"),
-    ("quick", {"audit": {"matrix": [{"artefact": "student"}]}}, "08_audit has no matrix with"),
-    ("quick", {"audit": {}}, "08_audit has no matrix"),
+    ({"distillation": {"cas_confusion": [[6, 0], [8, 0]]}}, "the Student says class 0 of every test image"),
+    ({"distillation": {"cas_confusion": [[0, 0, 6], [0, 0, 8], [0, 0, 1]]}}, "says class 2 of every"),
+    ({"membership": {"doubts": {"models": ["a", "b"], "images": []}}}, "attacks on the models .* (a; b)"),
+    ({"membership": {"doubts": {"models": [], "images": ["c"]}}}, "attacks on the images .* (c)"),
+    ({"audit": audit(student="leaks")}, "08_audit found leaks: student to LiRA (AUC 0.610 [0.550, 0.660])"),
+    ({"audit": audit(images="leaks")}, "08_audit found leaks: images to LiRA"),
+    ({"audit": {"matrix": [{"artefact": "student"}]}}, "08_audit has no matrix with"),
+    ({"audit": {}}, "08_audit has no matrix"),
 ]
 
 
-@pytest.mark.parametrize(("profile", "change", "words"), REFUSED)
-def test_what_is_not_to_be_handed_out_is_refused(profile, change, words):
+@pytest.mark.parametrize(("change", "words"), REFUSED)
+def test_what_is_not_to_be_handed_out_is_refused(change, words):
     with pytest.raises(InputError) as error:
-        releasable.check(profile, RIGHT | change)
+        releasable.check(RIGHT | change)
     pattern = re.escape(words).replace(r"\ \.\*\ ", " .* ")
     assert re.search(pattern, str(error.value)), str(error.value)
 
 
 def test_leaks_are_handed_out_only_on_demand_and_the_generator_counts_where_it_goes_along():
     for leaky in ("student", "images"):
-        releasable.check("quick", RIGHT | {"audit": audit(**{leaky: "leaks"})}, despite_leaks=True)
+        releasable.check(RIGHT | {"audit": audit(**{leaky: "leaks"})}, despite_leaks=True)
     run = RIGHT | {"audit": audit(generator="leaks")}
-    releasable.check("quick", run)
+    releasable.check(run)
     with pytest.raises(InputError, match="08_audit found leaks: generator"):
-        releasable.check("quick", run, generator=True)
-    with pytest.raises(InputError, match="smoke"):
-        releasable.check("smoke", run, despite_leaks=True)
+        releasable.check(run, generator=True)
+
+
+def test_a_smoke_run_is_refused():
+    releasable.worth_it("quick")
+    with pytest.raises(InputError, match="a smoke run checks the plumbing"):
+        releasable.worth_it("smoke")
 
 
 def test_images_that_are_training_images_are_a_leak():

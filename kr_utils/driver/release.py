@@ -31,6 +31,7 @@ def job(options: argparse.Namespace, seeds: list[int], overrides: dict, checksum
 
     # What is asked for
     releasable.packages()
+    releasable.worth_it(options.profile)
     name, profile = options.release, options.profile
     if len(seeds) > 1:
         raise InputError("--release hands out one run; give one seed with --seeds")
@@ -51,7 +52,7 @@ def job(options: argparse.Namespace, seeds: list[int], overrides: dict, checksum
     stale = {job.stage: job.reason for job in needed if not job.reuse} | runs.stale(made)
     releasable.fresh({stages.STAGES[stage][0]: why for stage, why in stale.items()}, command)
     run = {stage: done.stored for stage, done in made.items()}
-    releasable.check(profile, run, options.with_generator, options.despite_leaks)
+    releasable.check(run, options.with_generator, options.despite_leaks)
 
     # Where to
     values = math.prod(sizes[key] for key in ("channels", "height", "width"))
