@@ -157,13 +157,13 @@ def warnings(found: Mapping) -> list[str]:
         told = belief.numbers(*(attacks["nearest"][key] for key in ("auc", "auc_low", "auc_high")))
         lines.append(
             f"Training images lie nearer to these images than test images do (AUC {told}): they may give away who was "
-            f"in the training set."
+            "in the training set."
         )
 
     if images["agreement"] < 0.5:
         lines.append(
             f"The Teachers see the class that was asked for in only {100 * images['agreement']:.0f} % of the images: "
-            f"learn from the soft labels, not from the classes."
+            "learn from the soft labels, not from the classes."
         )
 
     # The Generator's weights, and the Student
@@ -171,7 +171,7 @@ def warnings(found: Mapping) -> list[str]:
         rows = [row for row in releasable.matrix(audit) if row["artefact"] == "generator"]
         word = "; ".join(f"{row['attack']}: {row['evidence']}" for row in rows) or "no attack on them was run"
         lines.append(
-            f"The Generator's weights are in this bundle. Whoever has them can draw images without end and ask the "
+            "The Generator's weights are in this bundle. Whoever has them can draw images without end and ask the "
             f"Generator itself about an image. Audit of the weights: {word}."
         )
     if student["empty_gap"]:
@@ -213,14 +213,13 @@ def blocks(found: Mapping) -> list[Block]:
     title = f"{dataset['title']}: synthetic images and a Student"
     about = (
         f"{found['images']['count']} synthetic images ({shape}: channels, height, width) in "
-        f"{len(dataset['class_names'])} "
-        f"classes, drawn by a diffusion model that was trained on the {dataset['counts']['train']} training images of "
-        f"{dataset['title']}, and a classifier (the Student) that saw synthetic images only, labelled by classifiers "
-        f"that "
-        f"saw the real ones (Knowledge Recycling; Lomurno and Matteucci, Pattern Recognition Letters 190, 2025). No "
-        f"real "
-        f"image is in this bundle."
+        f"{len(dataset['class_names'])} classes, drawn by a diffusion model that was trained on the "
+        f"{dataset['counts']['train']} training images of {dataset['title']}, and a classifier (the Student) that saw "
+        "synthetic images only, labelled by classifiers that saw the real ones (Knowledge Recycling; Lomurno and "
+        "Matteucci, Pattern Recognition Letters 190, 2025). No real image is in this bundle."
     )
+
+    # What must be known first, then the parts
     return [
         Block("heading", title),
         Block("text", "Read this first:"),
@@ -246,8 +245,12 @@ def _student(found: Mapping) -> list[Block]:
         ("Student minus one real classifier, points", percent(student["gap"], "+") + gap),
         ("Student minus the real ensemble, points", percent(student["ensemble_gap"], "+") + gap),
     ]
+
+    # Class by class
     each = [("class", "recall, percent, 95 % interval", "test images")]
     each += [(n, percent(r), str(c)) for n, r, c in zip(names, student["recall"], student["test_counts"])]
+
+    # What the intervals cover
     noted = (
         "Intervals are over the test images; they leave out the luck of the seed. Everything was chosen on validation "
         "images; the test images were only used to report."
@@ -280,7 +283,7 @@ def _attacked(found: Mapping) -> list[Block]:
         f"Members are training images, non-members test images that are no copies of them. 0.5 is what chance gives; "
         f'"found" is the share of members that are named when one non-member in a hundred is accused wrongly, '
         f'"blind" what '
-        f"an attack that sees nothing expects there. The nearest-image attack was made on exactly these "
+        "an attack that sees nothing expects there. The nearest-image attack was made on exactly these "
         f"{images['count']} images, mirror images included where they keep the label; the others on this Student."
     )
     shift = f"Student: {attacks['shift']}."
@@ -293,15 +296,13 @@ def _attacked(found: Mapping) -> list[Block]:
     closest += [(row["file"], f"{row['distance']:.2f}", str(row["training"])) for row in attacks["closest"]]
     worst = (
         f"The smallest distance to a training image is {near:.2f} grey levels (root mean square over pixels), to a "
-        f"test "
-        f"image {far:.2f}. {attacks['closer']} training images lie nearer to this set than every test image; by "
-        f"chance it "
-        f"would be about {attacks['closer_by_chance']:.1f}. The training images themselves are not shown."
+        f"test image {far:.2f}. {attacks['closer']} training images lie nearer to this set than every test image; by "
+        f"chance it would be about {attacks['closer_by_chance']:.1f}. The training images themselves are not shown."
     )
     double = images["doubles"]
     twice = (
-        f"Pixel by pixel, {double['each other']} images repeat another one of this set, {double['train']} are training "
-        f"images, {double['test']} test images."
+        f"Pixel by pixel, {double['each other']} images repeat another one of this set, {double['train']} are "
+        f"training images, {double['test']} test images."
     )
     parts += [Block("heading", "Closest images"), Block("table", closest), Block("text", worst), Block("text", twice)]
     parts += [Block("picture", ("closest", "The released images of the table above, nearest first"))]
@@ -324,18 +325,19 @@ def _images(found: Mapping) -> list[Block]:
     knobs = ", ".join(f"{name} {value:g}" for name, value in images["knobs"].items())
     drawn = (
         f"Images of each class: {images['balance']}. They were drawn with a seed of their own, {images['seed']}: "
-        f"neither the "
-        f"images that the Student saw nor those that chose the settings. With the Generator, image i is drawn again "
-        f"to the "
-        f"last bit from its class, this seed and its index in metadata.csv (settings: {knobs}). The Teachers agree "
-        f"with the "
-        f"class that was asked for on {100 * images['agreement']:.1f} % of them; soft labels are the Teachers' mean "
-        f"probabilities, at temperature 1, for the image as it is."
+        "neither the images that the Student saw nor those that chose the settings. With the Generator, image i is "
+        f"drawn again to the last bit from its class, this seed and its index in metadata.csv (settings: {knobs}). "
+        f"The Teachers agree with the class that was asked for on {100 * images['agreement']:.1f} % of them; soft "
+        "labels are the Teachers' mean probabilities, at temperature 1, for the image as it is."
     )
+
+    # Three splits, and what they are not
     split = (
         "The column split, and the arrays of synthetic.npz, cut each class in its order into train, val and test, for "
         "readers that want all three. All are synthetic: accuracy on them says nothing about real images."
     )
+
+    # Class by class
     rows = [("class", "folder", "images"), *zip(names, bundle.class_folders(names), map(str, images["per_class"]))]
     sheet = Block("picture", ("sheet", "The first images of each class, a row for each"))
     return [
@@ -349,6 +351,8 @@ def _images(found: Mapping) -> list[Block]:
 
 def _use(found: Mapping) -> list[Block]:
     run, licence = found["run"], found["dataset"]["licence"]
+
+    # What lies there
     listed = [
         ("file", "what it is"),
         ("images, metadata.csv", "PNG files in class folders; class, soft labels, seed and index of each"),
@@ -360,6 +364,8 @@ def _use(found: Mapping) -> list[Block]:
         ("SHA256SUMS", "checksums: sha256sum --check SHA256SUMS"),
     ]
     listed += [("generator.safetensors", "the Generator's weights")] * found["images"]["generator"]
+
+    # How it is read, and where it comes from
     load = (
         "from datasets import load_dataset\n"
         'images = load_dataset("imagefolder", data_dir="FOLDER", split="train")  # or: run_all.py --datasets synthetic '
@@ -367,6 +373,8 @@ def _use(found: Mapping) -> list[Block]:
     )
     stages = [("stage", "manifest"), *run["manifests"].items()]
     code = f"Commit {run['commit']}; notebook 06 was run on {run['day']} (UTC); PyTorch {run['versions']['torch']}. "
+
+    # Its terms
     inherited = f"{licence['text']}, as the images that it was made from. {' '.join(f'{n}.' for n in licence['notes'])}"
     return [
         Block("heading", "Using it"),
@@ -423,9 +431,13 @@ def header(found: Mapping) -> str:
         metric_type="accuracy",
         metric_value=round(student["accuracy"][0], 4),
     )
+
+    # Terms that the Hub has no name for
     licence = {"license": dataset["licence"]["hub"]}
     if licence["license"] == "other":
         licence |= {"license_name": dataset["licence"]["text"]}
+
+    # Both kinds of card in one
     about = ModelCardData(
         **licence,
         pretty_name=f"{dataset['title']}, synthetic",
@@ -486,6 +498,8 @@ def page(found: Mapping, pictures: Mapping[str, bytes]) -> str:
             parts.append(_table(content))
         elif block.kind == "code":
             parts.append(f"<pre>{html.escape(content)}</pre>")
+
+        # A picture is part of the page
         elif block.kind == "picture":
             name, alt = content
             data = base64.b64encode(pictures[name]).decode()
@@ -529,6 +543,8 @@ def croissant(found: Mapping, digests: Mapping[str, str]) -> dict:
     texts = {"file_name": "sc:Text", "label": "sc:Integer", "class_name": "sc:Text", "split": "sc:Text"}
     soft = {f"soft_{k}": "sc:Float" for k in range(len(dataset["class_names"]))}
     columns = texts | {"seed": "sc:Integer", "index": "sc:Integer"} | soft
+
+    # A field for each column
     told = {"label": "the class that was asked for, from 0", "index": "with the seed: the image's random numbers"}
     fields = [
         {
@@ -541,6 +557,8 @@ def croissant(found: Mapping, digests: Mapping[str, str]) -> dict:
         }
         for name, kind in columns.items()
     ]
+
+    # The files that they are in
     kinds = {"metadata.csv": "text/csv", bundle.NPZ: "application/octet-stream"}
     files = [
         {"@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": name, "encodingFormat": kind,
@@ -553,6 +571,8 @@ def croissant(found: Mapping, digests: Mapping[str, str]) -> dict:
         "encodingFormat": "image/png",
         "includes": "images/*/*.png",
     }
+
+    # The whole
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",

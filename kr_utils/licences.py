@@ -79,8 +79,7 @@ def terms(licence: str, name: str, own: bool = False, given: str = "") -> Terms:
     if forbids(licence):
         raise InputError(
             f"the licence of {name}, {shown(licence)}, forbids handing out what is made from its images; ask the "
-            f"holder "
-            f"of the rights for another one"
+            "holder of the rights for another one"
         )
     hub = _hub(licence)
     if hub and given:
@@ -92,8 +91,7 @@ def terms(licence: str, name: str, own: bool = False, given: str = "") -> Terms:
     if not own:
         raise InputError(
             f"the licence of {name}, {shown(licence)}, does not allow handing out what is made from its images; ask "
-            f"its "
-            f"authors"
+            "its authors"
         )
     if not given:
         raise InputError(

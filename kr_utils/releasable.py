@@ -38,14 +38,14 @@ def check(run: Mapping[str, Mapping], generator: bool = False, despite_leaks: bo
     if one := only_class(run["distillation"]["cas_confusion"]):
         raise InputError(
             f"the Student says class {one - 1} of every test image: it has learned nothing that could be handed out; "
-            f"give the run more budget"
+            "give the run more budget"
         )
     for which in ("models", "images"):
         believed(belief.doubt(run["membership"], which), which)
     if (found := leaks(run.get("audit"), generator)) and not despite_leaks:
         raise InputError(
             f"08_audit found leaks: {'; '.join(found)}; do not hand this out, or say --despite-leaks, and the card "
-            f"says so on top"
+            "says so on top"
         )
 
 
@@ -77,7 +77,7 @@ def no_copies(images: int, despite_leaks: bool = False) -> None:
     if images and not despite_leaks:
         raise InputError(
             f"{images} of the drawn images are training images, pixel by pixel; do not hand this out, or say "
-            f"--despite-leaks, and the card says so on top"
+            "--despite-leaks, and the card says so on top"
         )
 
 
