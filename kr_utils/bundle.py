@@ -90,11 +90,11 @@ def write_images(folder: Path, made: Images, names: Sequence[str]) -> None:
     # What is known of each; file_name is the column that ImageFolder looks for
     soft = [f"soft_{k}" for k in range(len(names))]
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
+    rows, split = csv.writer(text, lineterminator="\n"), made.split
     rows.writerow(["file_name", "label", "class_name", "split", "seed", "index", *soft])
     for i, name in enumerate(files):
         label = int(made.labels[i])
-        about = [name, label, names[label], SPLITS[made.split[i]], made.seed, int(made.index[i])]
+        about = [name, label, names[label], SPLITS[split[i]], made.seed, int(made.index[i])]
         rows.writerow([*about, *(str(value) for value in made.soft[i])])
     owned.write(folder / "metadata.csv", text.getvalue())
 
@@ -106,8 +106,9 @@ def write_npz(folder: Path, made: Images, info: Info, names: Sequence[str], lice
     dataset "synthetic".
     """
     arrays: dict[str, np.ndarray] = {"seed": np.array([made.seed])}
+    places = made.split
     for number, split in enumerate(SPLITS):
-        own = np.flatnonzero(made.split == number)
+        own = np.flatnonzero(places == number)
         stacked = np.stack([pixels(image) for image in made.images[own]])
         arrays |= {f"{split}_images": stacked, f"{split}_labels": made.labels[own][:, None]}
         arrays |= {f"{split}_soft": made.soft[own], f"{split}_index": made.index[own], f"{split}_row": own}

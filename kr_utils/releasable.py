@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from kr_utils import InputError, belief, paths, profiles
+from kr_utils import InputError, belief, paths, profiles, stages
 
 FEWEST = 3  # images of each class: one for each of three splits
 SPARE = 2**26  # bytes of disk that a bundle may need beside its images
@@ -122,11 +122,13 @@ def fresh(stale: Mapping[str, str], command: str) -> None:
 
     Parameters
     ----------
-    stale : stage -> what is wrong with it, in words; command : what makes them again
+    stale : stage -> what is wrong with it, in words; command : what makes the ordinary ones again
     """
     if stale:
-        name, why = next(iter(stale.items()))
-        raise InputError(f"a bundle is made of finished stages, and {name} is not one: {why}; run `{command}` first")
+        stage, why = next(iter(stale.items()))
+        name = stages.STAGES[stage][0]
+        how = f"run `{command}` first" if stage in stages.USUAL else f"run notebooks/{name}.ipynb again"
+        raise InputError(f"a bundle is made of finished stages, and {name} is not one: {why}; {how}")
 
 
 def command(budgets: Mapping[str, Mapping], where: Mapping) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +95,9 @@ def doubles(released: np.ndarray, real: dict[str, np.ndarray]) -> dict[str, int]
 
 
 def _digests(images: np.ndarray) -> list[bytes]:
-    return [np.ascontiguousarray(image).tobytes() for image in images]
+    """16 bytes stand for the pixels: two images that differ share them in 1 of 10^38 cases."""
+    rows = map(np.ascontiguousarray, images)
+    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
 
 
 def mirrored(images: np.ndarray, hflip: bool, vflip: bool) -> np.ndarray:

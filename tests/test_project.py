@@ -55,7 +55,7 @@ FLOORS = {
     "selection": {"classifier", "data", "generator", "recycling", "resume", "sampling", "seeds", "stacked"},
     "attacks": {"classifier", "metrics"},
     "licences": set(),
-    "releasable": {"belief", "paths", "profiles"},
+    "releasable": {"belief", "paths", "profiles", "stages"},
     "released": {"data", "generator", "recycling", "sampling"},
     "bundle": {"classifier", "data", "owned", "releasable", "released", "stages"},
     "card": {"belief", "bundle", "data", "licences", "metrics", "owned", "plots", "releasable", "released"},

@@ -575,7 +575,7 @@ def test_controls_that_failed_and_a_student_of_one_class_are_refused(made, tmp_p
     resealed(root / "quick/digits/seed0/05_distillation", {"cas_confusion": [[9, *[0] * 9]] * 10})
     assert "the Student says class 0 of every test image" in refused(capsys, *argv)
     resealed(root / "quick/digits/seed0/04_tuning", {"number": 1})
-    assert "05_distillation is not one: tuning is new" in refused(capsys, *argv)
+    assert "05_distillation is not one: it was made from another 04_tuning" in refused(capsys, *argv)
     assert not (tmp_path / "new").exists()
 
 

@@ -50,7 +50,7 @@ def job(options: argparse.Namespace, seeds: list[int], overrides: dict, checksum
     common = {"root": root, "figures": figures, "data_root": str(data.data_root(options.data_root))}
     needed, command = _needed(made, where, overrides, checksum, common)
     stale = {job.stage: job.reason for job in needed if not job.reuse} | runs.stale(made)
-    releasable.fresh({stages.STAGES[stage][0]: why for stage, why in stale.items()}, command)
+    releasable.fresh(stale, command)
     run = {stage: done.stored for stage, done in made.items()}
     releasable.check(run, options.with_generator, options.despite_leaks)
 
