@@ -58,9 +58,24 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--replace", action="store_true", default=None, help="another set of this name may go")
 
     # How much of it
-    p.add_argument("--until", metavar="STAGE", help=f"stop after this stage: {', '.join(stages.STAGES)}")
+    p.add_argument("--until", metavar="STAGE", help=f"stop after this stage: {', '.join(stages.USUAL)}")
     p.add_argument(
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="change a budget (repeatable)"
+    )
+
+    # A bundle to hand out
+    p.add_argument("--release", metavar="NAME", help="write a checked bundle of this dataset's finished run (09)")
+    p.add_argument("--out", default="", metavar="FOLDER", help="with --release: where to, a new or empty folder")
+    p.add_argument("--images", metavar="N", help="with --release: how many synthetic images (default: the profile's)")
+    p.add_argument("--with-generator", action="store_true", help="with --release: the Generator's weights, too")
+    p.add_argument(
+        "--despite-leaks", action="store_true", help="with --release: even where leaks were found; the card says so"
+    )
+    p.add_argument(
+        "--terms",
+        default="",
+        metavar="TEXT",
+        help="with --release: its licence, where that of your own images is unknown",
     )
 
     # On what
@@ -296,12 +311,15 @@ def drive(args: argparse.Namespace) -> int:
 
     # Names, numbers and folders, before anything heavy is loaded
     seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
-    overrides = plan.parse_settings(args.set, args.profile)
+    overrides = plan.parse_settings([*args.set, *([f"release.images={args.images}"] * bool(args.images))], args.profile)
     profiles.budget("start", args.profile)
     plan.stages_until(args.until)
     root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
     if args.times and not args.status:
         raise InputError("--times is for --status; write --status --times")
+    refuse_mixed(args)
+    if args.release is not None:
+        return hand_out(args, seeds, overrides)
     if args.scheduler and args.jobs > 1:
         raise InputError("--jobs is for workers made here; with --scheduler the number of its workers decides")
     wanted = [*itertools.product(datasets, seeds)]
@@ -363,6 +381,45 @@ def drive(args: argparse.Namespace) -> int:
     if not failures and jobs[-1].stage == "compare":
         print(f"figures and tables: {figures / args.profile}")
     return 1 if failures else 0
+
+
+def refuse_mixed(args: argparse.Namespace) -> None:
+    """InputError for options of a release without one, and for a release with options that mean nothing to it."""
+    usual = vars(parser().parse_args([]))
+    given = {name for name, value in vars(args).items() if value != usual[name]}
+    own = [name for name in ("out", "images", "with_generator", "despite_leaks", "terms") if name in given]
+    if args.release is None and own:
+        raise InputError(f"--{own[0].replace('_', '-')} is for a bundle; add --release NAME")
+    others = ("datasets", "until", "jobs", "scheduler", "status", "times", "force", "keep_going")
+    if args.release is not None and (found := [name for name in others if name in given]):
+        raise InputError(f"--{found[0].replace('_', '-')} is not for --release, which runs 09 of one finished run")
+
+
+def hand_out(args: argparse.Namespace, seeds: list[int], overrides: dict[str, dict]) -> int:
+    """Write the bundle of a finished run, or tell that it could be written; returns the exit code."""
+    from kr_utils import data
+    from kr_utils.driver import execute, release, report
+
+    # Everything that can be refused is refused here
+    name = args.release
+    data.require_name(name, args.data_root)
+    checksum = data.check(name, args.data_root, tell=print)
+    job = release.job(args, seeds, overrides, checksum, data.sizes(name, args.data_root))
+    if args.dry_run:
+        print("\n".join(report.dry_run([job])))
+        return 0
+    with home.usable():
+        try:
+            release.run(args, job, runs.runs_root(args.runs_dir))
+        except execute.StageFailed as failed:
+            if args.debug:
+                raise
+            print(f"failed: {job.title}: {failed}", file=sys.stderr)
+            return 1
+    for line in runs.read(job.folder).metrics["first"]:
+        print(f"* {line}")
+    print(f"bundle: {job.parameters['out']}; read README.md in it before you hand it out")
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:

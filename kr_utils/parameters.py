@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from kr_utils import InputError, paths, shown
 
-FOLDERS = ("data_root", "runs_dir", "figures_dir")
+FOLDERS = ("data_root", "runs_dir", "figures_dir", "out")
+SWITCHES = ("interactive", "with_generator", "despite_leaks")
 EXAMPLES = {"dataset": '"digits"', "profile": '"quick"', "overrides": 'a dict such as {"epochs": 60}, or {}'}
-KINDS = {"dataset": str, "profile": str, "overrides": dict}
+EXAMPLES |= {"terms": 'a text such as "CC BY 4.0", or ""'}
+KINDS = {"dataset": str, "profile": str, "overrides": dict, "terms": str}
 MOST_SEED = 2**31 - 1
 
 
@@ -31,8 +33,9 @@ def check(values: Mapping[str, object]) -> None:
     seed = values.get("seed", 0)
     if type(seed) is not int or not 0 <= seed <= MOST_SEED:
         raise InputError(f"seed is {shown(seed)}; give a whole number from 0 to {MOST_SEED}")
-    if not isinstance(values.get("interactive", True), bool):
-        raise InputError(f"interactive is {shown(values['interactive'])}; give True or False")
+    for name in SWITCHES:
+        if not isinstance(values.get(name, True), bool):
+            raise InputError(f"{name} is {shown(values[name])}; give True or False")
 
     for name in FOLDERS:
         paths.chosen(values.get(name, ""), name, "", ".")

@@ -109,6 +109,13 @@ class Membership:
 
 
 @dataclass(frozen=True)
+class Release:
+    images: int = number(1000, least=20, most=10**5)  # that are handed out
+    balance: str = "uniform"  # or "prior"
+    draws: int = number(1000, most=10**6)  # bootstrap
+
+
+@dataclass(frozen=True)
 class Compare:
     examples: int = number(6, most=100)  # images per class in the grid
 
@@ -122,6 +129,7 @@ class Profile:
     tuning: Tuning = field(default_factory=Tuning)
     distillation: Distillation = field(default_factory=Distillation)
     membership: Membership = field(default_factory=Membership)
+    release: Release = field(default_factory=Release)
     compare: Compare = field(default_factory=Compare)
 
 

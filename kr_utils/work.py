@@ -30,7 +30,7 @@ DRAWS = 1.5  # images drawn per image kept under a filter threshold, 1 to recycl
 
 # Starts of Python per stage: the kernel's own, then what figures and files cost (measured in the smoke profile).
 STARTS = {"start": 1.1, "teacher": 1.4, "generator": 1.6, "checkpoints": 1.5, "tuning": 1.8, "distillation": 1.8}
-STARTS |= {"membership": 1.6, "compare": 1.4}
+STARTS |= {"membership": 1.6, "release": 3.0, "compare": 1.4}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def of_stage(stage: str, budgets, sizes: Sizes, workers: int = 1) -> dict[str, f
     budgets : a `profiles.Profile`, for a stage's work follows other stages' budgets too
     workers : processes that train classifiers and draw images side by side, >= 1
     """
-    count = {"generator": _generator, "membership": _membership}
+    count = {"generator": _generator, "membership": _membership, "release": _release}
     found = {"start": STARTS[stage]}
     if stage in count:
         found |= count[stage](budgets, sizes)
@@ -187,6 +187,19 @@ def _membership(budgets, sizes: Sizes) -> dict[str, float]:
         "draw": _blocks(released) * _chosen(budgets, 1)[0],
         "compare": pairs * values,
         "resample": (audits * budget.draws + differences * 500) * (sizes.train + sizes.test),
+    }
+
+
+def _release(budgets, sizes: Sizes) -> dict[str, float]:
+    budget = budgets.release
+
+    # Each image is drawn again, to see that it can be; every real image against them and the controls
+    values, fewer = sizes.channels * sizes.height * sizes.width, min(budget.images, sizes.val)
+    return {
+        "predict": budget.images * budgets.teacher.members,
+        "draw": 2 * _blocks(budget.images) * _chosen(budgets, 1)[0],
+        "compare": (sizes.train + sizes.test) * (2 * budget.images + fewer) * values,
+        "resample": 4 * budget.draws * (sizes.train + sizes.test),
     }
 
 

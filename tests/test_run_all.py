@@ -150,7 +150,7 @@ if "KR_TRACE" in os.environ and not any("run_all" in word for word in sys.orig_a
 def drive_traced(folder, *args):
     """A run whose kernels and workers note what they call of kr_utils, a file per stage."""
     (folder / "sitecustomize.py").write_text(TRACE)
-    for stage in stages.STAGES:
+    for stage in stages.USUAL:
         paths = os.pathsep.join([str(folder), str(ROOT)])
         out = drive(*args, "--until", stage, PYTHONPATH=paths, KR_TRACE=str(folder / stage))
         assert out.returncode == 0, out.stdout + out.stderr
@@ -159,7 +159,7 @@ def drive_traced(folder, *args):
 def check_all_called_is_in_the_identity(folder):
     """Every function of the method that was called is one that `code` says the stage can come to."""
     method = code._method()
-    for stage in stages.STAGES:
+    for stage in stages.USUAL:
         every = "\n".join(source for source, tags, _ in code.notebook_cells(stage) if tags != {"parameters"})
         can, called = code.definitions(every, method), set()
         for line in (folder / stage).read_text().splitlines():

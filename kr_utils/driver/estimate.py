@@ -136,7 +136,7 @@ def _measure(wanted: list[dict], threads: int) -> tuple[list[dict], str]:
 def of_stages(chosen: profiles.Profile, sizes: work.Sizes, speed: dict, threads: int) -> dict[str, float]:
     """Stage -> seconds, its kernel's start included."""
     workers = 1 if speed["device"] == "cuda" else threads
-    found = {stage: work.of_stage(stage, chosen, sizes, workers) for stage in stages.STAGES}
+    found = {stage: work.of_stage(stage, chosen, sizes, workers) for stage in stages.USUAL}
     return {stage: sum(amount * speed["rates"][kind] for kind, amount in each.items()) for stage, each in found.items()}
 
 
@@ -212,7 +212,7 @@ def form(chosen: profiles.Profile, sizes: work.Sizes) -> str:
 def on_a_gpu(chosen: profiles.Profile, sizes: work.Sizes, speed: dict) -> str:
     """Hours, memory and disk that one seed would take on a GPU, in words; counted, with an assumed rate."""
     total: dict[str, float] = {}
-    for stage in stages.STAGES:
+    for stage in stages.USUAL:
         for kind, amount in work.of_stage(stage, chosen, sizes).items():
             total[kind.removeprefix("short_")] = total.get(kind.removeprefix("short_"), 0) + amount
 

@@ -37,8 +37,8 @@ class Job:
 
 
 def stages_until(until: str | None) -> list[str]:
-    """The stages to run, in order; `until` is the last one (default: all)."""
-    names = list(stages.STAGES)
+    """The stages to run, in order; `until` is the last one (default: all but those that run on request)."""
+    names = list(stages.USUAL)
     if until is None:
         return names
     if until not in names:
@@ -72,6 +72,7 @@ def plan(
     figures: Path,
     data_root: str = "",
     until: str | None = None,
+    only: tuple[str, ...] = (),
     force: bool = False,
 ) -> list[Job]:
     """Every stage in running order, each marked run or reuse with the reason.
@@ -81,10 +82,11 @@ def plan(
     checksums : dataset -> checksum of its content
     overrides : as `parse_settings` makes them
     root, figures : absolute folders of runs and figures
+    until, only : the last stage, or which stages instead of the usual ones
     """
     folders.interval()  # refuses a bad KR_SAVE_SECONDS before anything runs
     jobs: list[Job] = []
-    wanted = stages_until(until)
+    wanted = only or stages_until(until)
     common = {"profile": profile, "runs_dir": str(root), "interactive": False}
 
     # What stages took before, of any seed: the time that is expected.

@@ -81,8 +81,11 @@ def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None)
         why = runs.stale(found.get((dataset, seed), {}))
 
         for stage in STAGES:
+            # What runs on request is told where there is something of it
             folder = runs.stage_dir(root, profile, dataset, seed, stage)
             word, more = state(folder, driver is not None)
+            if word == "missing" and stage in stages.ON_REQUEST:
+                continue
             word = "stale" if word == "done" and stage in why else word
             words[stage] = f"done {more}" if word == "done" else word
             if word == "stale":
@@ -110,7 +113,7 @@ def times(root: Path, profile: str, asked: list[tuple[str, int]]) -> list[str]:
 
     asked : datasets with their seeds; none: all that are there
     """
-    rows = []
+    rows, usual = [], set(stages.USUAL) - {"compare"}
     for (dataset, seed), found in sorted(runs.find(root, profile).items()):
         if not asked or (dataset, seed) in asked:
             seconds = {stage: found[stage].manifest["seconds"] for stage in STAGES if stage in found}
@@ -118,14 +121,15 @@ def times(root: Path, profile: str, asked: list[tuple[str, int]]) -> list[str]:
 
     # Runs of which each stage is there can be averaged
     for dataset in sorted({row[0] for row in rows}):
-        whole = [row for row in rows if row[0] == dataset and len(row[2]) == len(STAGES)]
+        whole = [row for row in rows if row[0] == dataset and usual <= set(row[2])]
         if len(whole) > 1:
-            mean = {stage: fmean(row[2][stage] for row in whole) for stage in STAGES}
+            mean = {stage: fmean(row[2][stage] for row in whole) for stage in STAGES if stage in usual}
             rows.append((dataset, f"mean of {len(whole)}", mean, set().union(*(row[3] for row in whole))))
 
-    cells = [["minutes", "seed", *STAGES, "sum"], ["---"] * (len(STAGES) + 3)]
+    shown = [stage for stage in STAGES if stage in usual or any(stage in row[2] for row in rows)]
+    cells = [["minutes", "seed", *shown, "sum"], ["---"] * (len(shown) + 3)]
     for dataset, seed, seconds, old in rows:
-        each = [f"{seconds[s] / 60:.1f}{'*' * (s in old)}" if s in seconds else "-" for s in STAGES]
+        each = [f"{seconds[s] / 60:.1f}{'*' * (s in old)}" if s in seconds else "-" for s in shown]
         cells.append([dataset, seed, *each, f"{sum(seconds.values()) / 60:.1f}"])
     star = ["", "\\* stale: made with other code, settings or earlier stages"] * any(row[3] for row in rows)
     return [f"| {' | '.join(row)} |" for row in cells] + star

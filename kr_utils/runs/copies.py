@@ -30,7 +30,7 @@ def at_work(final: Path) -> Path:
 
 def places(parameters: dict) -> dict[str, str]:
     """Folder -> what stands for it in a copy: those that a notebook was given, and those of this computer."""
-    named = {"runs": "runs_dir", "figures": "figures_dir", "data": "data_root"}
+    named = {"runs": "runs_dir", "figures": "figures_dir", "data": "data_root", "bundle": "out"}
     found = {str(parameters.get(key, "")): f"<{name}>" for name, key in named.items()}
     with contextlib.suppress(RuntimeError):  # there is no home folder
         found.setdefault(str(Path.home()), "<home>")

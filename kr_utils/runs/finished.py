@@ -21,7 +21,7 @@ from kr_utils.paths import listed, stage_dir
 from kr_utils.runs import files, folders, locks
 from kr_utils.runs.code import code_hashes
 from kr_utils.runs.identity import code_changes, fingerprint
-from kr_utils.stages import STAGES
+from kr_utils.stages import STAGES, USUAL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -269,8 +269,9 @@ def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[s
     as `find`; (dataset, seed) -> why it is left out, in words, "... is missing" for a run that is not finished
     """
     current, left_out = {}, {}
-    for (dataset, seed), found in find(root, profile, whole=True).items():
-        missing = [STAGES[name][0] for name in STAGES if name not in (*found, "compare")]
+    for (dataset, seed), everything in find(root, profile, whole=True).items():
+        found = {stage: done for stage, done in everything.items() if stage in USUAL}
+        missing = [STAGES[name][0] for name in USUAL if name not in (*found, "compare")]
         words = [f"{STAGES[name][0]}: {why}" for name, why in stale(found).items()]
         if missing or words:
             left_out[dataset, seed] = f"{missing[0]} is missing" if missing else words[0]

@@ -22,7 +22,7 @@ from kr_utils.runs.code import code_hashes, edited_since_start
 from kr_utils.runs.finished import FORMAT, Done, find_current, other_code, outdated, read, settle
 from kr_utils.runs.identity import fingerprint, ingredients, state_owner, why_not
 from kr_utils.runs.machine import git_commit, hardware, versions
-from kr_utils.stages import STAGES
+from kr_utils.stages import IF_THERE, STAGES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +102,7 @@ class Stage:
         """Write metrics.json, then manifest.json, from which on the stage is done, then give the folder its final name.
 
         timing : speeds and durations; they go to the manifest, for metrics must not differ from run to run
-        outside : name -> SHA-256 of what it wrote elsewhere, below the figures folder
+        outside : name -> SHA-256 of what it wrote elsewhere, below the figures folder or in a bundle
 
         Raises
         ------
@@ -232,6 +232,9 @@ def _upstream(stage: str, root: Path, dataset: str, profile: str, seed: int, che
                 f"--datasets {dataset} --seeds {seed} --until {need}`"
             )
         upstream[need] = done
+    for wish in IF_THERE.get(stage, ()):
+        if wish in STAGES and (done := read(stage_dir(root, profile, dataset, seed, wish))):
+            upstream[wish] = done
 
     # Of the same data, and made from one another
     for name, done in upstream.items():
