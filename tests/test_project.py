@@ -54,6 +54,8 @@ FLOORS = {
     "chosen": {"classifier", "data", "generator", "recycling"},
     "selection": {"classifier", "data", "generator", "recycling", "resume", "sampling", "seeds", "stacked"},
     "attacks": {"classifier", "metrics"},
+    "shadow_attacks": {"metrics"},
+    "audit": {"metrics"},
     "work": set(),
     "speed": {"attacks", "classifier", "data", "generator", "precision", "sampling"},
     "panels": {"attacks", "generator", "plots", "sampling"},
