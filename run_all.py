@@ -43,6 +43,16 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="change a budget (repeatable)"
     )
 
+    p.add_argument(
+        "--audit",
+        nargs="?",
+        type=pipelines,
+        const=-1,
+        default=0,
+        metavar="N",
+        help="audit what leaks, by N pipelines on random halves (even; without N what the profile says; docs/privacy.md)",
+    )
+
     # On what
     p.add_argument("--jobs", type=count, default=1, metavar="N", help="stages at a time, on this computer (default 1)")
     p.add_argument(
@@ -82,6 +92,14 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 1024):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to 1024")
     return int(text)
+
+
+def pipelines(text: str) -> int:
+    """An even number of pipelines, 2 to 1000; 0 is no audit."""
+    number = 0 if text == "0" else count(text)
+    if number % 2 or number > 1000:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no even number up to 1000: each image is in half of them")
+    return number
 
 
 def names(text: str, option: str) -> list[str]:
@@ -219,7 +237,9 @@ def drive(args: argparse.Namespace) -> int:
     seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
     overrides = plan.parse_settings(args.set, args.profile)
     profiles.budget("start", args.profile)
-    plan.stages_until(args.until)
+    if args.audit < 0:
+        args.audit = profiles.budget("shadow", args.profile, overrides.get("shadow")).pipelines
+    wanted_stages = plan.stages_until(args.until, plan.asked_for(args.audit))
     root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
     if args.times and not args.status:
         raise InputError("--times is for --status; write --status --times")
@@ -246,9 +266,9 @@ def drive(args: argparse.Namespace) -> int:
     checksums = {name: "" if to_fetch[name] else data.check(name, args.data_root, tell=print) for name in datasets}
     make_plan = functools.partial(
         plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
-        data_root=data_root, until=args.until, force=args.force,
+        data_root=data_root, until=args.until, force=args.force, pipelines=args.audit,
     )  # fmt: skip
-    if "compare" in plan.stages_until(args.until):
+    if "compare" in wanted_stages:
         from kr_utils import results_file
 
         # Or 10 would find out at the end
@@ -266,7 +286,7 @@ def drive(args: argparse.Namespace) -> int:
 
     # The run
     folders = [("--runs-dir", root), ("--figures-dir", figures)]
-    folders += [("--figures-dir", figures / args.profile)] if "compare" in plan.stages_until(args.until) else []
+    folders += [("--figures-dir", figures / args.profile)] if "compare" in wanted_stages else []
     for option, folder in folders:
         paths.writable(folder, option)
     from kr_utils.driver import run

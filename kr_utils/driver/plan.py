@@ -33,17 +33,30 @@ class Job:
 
     @property
     def title(self) -> str:
-        return f"{self.where}  {stages.STAGES[self.stage][0]}"
+        return f"{self.where}  {stages.folder(self.stage)}"
 
 
-def stages_until(until: str | None) -> list[str]:
-    """The stages to run, in order; `until` is the last one (default: all)."""
-    names = list(stages.STAGES)
+def stages_until(until: str | None, asked: tuple[str, ...] = ()) -> list[str]:
+    """The stages to run, in order; `until` is the last one (default: all).
+
+    asked : those of `stages.ASKED` that are wanted
+    """
+    names = [name for name in stages.STAGES if name in stages.USUAL or name in asked]
     if until is None:
         return names
+    if until not in stages.STAGES:
+        raise InputError(f"unknown stage {until[:60]!r} in --until; choose one of: {', '.join(stages.STAGES)}")
     if until not in names:
-        raise InputError(f"unknown stage {until[:60]!r} in --until; choose one of: {', '.join(names)}")
+        raise InputError(f"--until {until}: {stages.notebook(until)} runs only when it is asked for, see --help")
     return names[: names.index(until) + 1]
+
+
+def asked_for(pipelines: int) -> tuple[str, ...]:
+    """The stages of `stages.ASKED` that the options of a run ask for.
+
+    pipelines : of an audit; 0: no audit
+    """
+    return ("shadow", "audit") if pipelines else ()
 
 
 def parse_settings(settings: list[str], profile: str) -> dict[str, dict]:
@@ -73,6 +86,7 @@ def plan(
     data_root: str = "",
     until: str | None = None,
     force: bool = False,
+    pipelines: int = 0,
 ) -> list[Job]:
     """Every stage in running order, each marked run or reuse with the reason.
 
@@ -81,26 +95,30 @@ def plan(
     checksums : dataset -> checksum of its content
     overrides : as `parse_settings` makes them
     root, figures : absolute folders of runs and figures
+    pipelines : of the audit of each dataset's first seed; 0: none
     """
     folders.interval()  # refuses a bad KR_SAVE_SECONDS before anything runs
     jobs: list[Job] = []
-    wanted = stages_until(until)
+    asked = asked_for(pipelines)
+    wanted = stages_until(until, asked)
+    overrides = {**overrides, **{stage: {**overrides.get(stage, {}), "pipelines": pipelines} for stage in asked}}
     common = {"profile": profile, "runs_dir": str(root), "interactive": False}
 
     # What stages took before, of any seed: the time that is expected.
     seconds: dict[tuple[str, str], list[float]] = {}  # dataset, stage
     for (dataset, _), done in runs.find(root, profile).items():
         for stage, item in done.items():
-            seconds.setdefault((dataset, stage), []).append(item.manifest["seconds"])
+            seconds.setdefault((dataset, stages.kind(stage)), []).append(item.manifest["seconds"])
 
     for dataset in datasets:
         for seed in seeds:
             mine: dict[str, Job] = {}
-            for stage in [s for s in wanted if s != "compare"]:
+            own = [s for s in wanted if s != "compare" and (s not in asked or seed == seeds[0])]
+            for stage in [name for s in own for name in stages.expanded(s, pipelines)]:
                 parameters = {**common, "dataset": dataset, "seed": seed, "data_root": data_root}
                 job = _job(stage, dataset, seed, checksums[dataset], mine, overrides, parameters, root, force)
-                if job.expected is None and (dataset, stage) in seconds:
-                    job = replace(job, expected=fmean(seconds[dataset, stage]))
+                if job.expected is None and (dataset, stages.kind(stage)) in seconds:
+                    job = replace(job, expected=fmean(seconds[dataset, stages.kind(stage)]))
                 mine[stage] = job
                 jobs.append(job)
     if "compare" in wanted:
@@ -112,8 +130,10 @@ def plan(
 
 def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, force) -> Job:
     """above : name of each stage that this one reads -> its job"""
-    profile = parameters["profile"]
-    budget = profiles.budget(stage, profile, overrides.get(stage))
+    profile, kind = parameters["profile"], stages.kind(stage)
+    budget = profiles.budget(kind, profile, overrides.get(kind))
+    if stage != kind:
+        parameters = {**parameters, "number": int(stage.removeprefix(f"{kind}-"))}
     parts = identity.ingredients(stage, dataset, seed, asdict(budget), checksum)
     folder = runs.stage_dir(root, profile, dataset, seed, stage)
 
@@ -136,7 +156,7 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
         seed,
         folder,
         # papermill hands on numbers, texts, lists and dicts, but not tuples.
-        {**parameters, "overrides": runs.plain(overrides.get(stage, {}))},
+        {**parameters, "overrides": runs.plain(overrides.get(kind, {}))},
         parts,
         reuse,
         reason,
@@ -175,7 +195,7 @@ def again(job: Job, jobs: list[Job]) -> Job:
     if job.reuse or done is None or job.reason == "--force":
         return job
     above = {other.stage: other for other in jobs if (other.dataset, other.seed) == (job.dataset, job.seed)}
-    above = {name: replace(other, reuse=True) for name, other in above.items() if name in stages.STAGES[job.stage][1]}
+    above = {name: replace(other, reuse=True) for name, other in above.items() if stages.reads(job.stage, name)}
     if _what_is_stale(done, job.parts, above, Path(), Path()):
         return job
     return replace(job, reuse=True, reason="what it reads came out as it was")
