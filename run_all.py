@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         const=-1,
         default=0,
         metavar="N",
-        help="audit what leaks, by N pipelines on random halves (even; without N what the profile says; docs/privacy.md)",
+        help="audit what leaks, by N pipelines on random halves (even; default of the profile; docs/privacy.md)",
     )
 
     # On what

@@ -1,8 +1,8 @@
 """A shadow: one whole pipeline on a random half of a pool, and what an attacker would want to know of it.
 
 The pool, who is in which half, the fixed views under which records are shown to a classifier, the noises under which
-they are shown to a Generator, and the training of several classifiers that see the same members. Which networks a shadow
-has, notebook 07 says; attacks.py and shadow_attacks.py make scores of what is stored.
+they are shown to a Generator, and the training of several classifiers that see the same members. Which networks a
+shadow has, notebook 07 says; attacks.py and shadow_attacks.py make scores of what is stored.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def pool(ds: Dataset, pipelines: int, *, canaries: float, seed: int) -> Pool:
     # Wrong labels, then halves
     coins = None
     if canaries:
-        coins, wrong = audit.canaries(given.numpy(), ds.info.classes, seeds.derive(seed, "canaries"), canaries)
+        coins, wrong = audit.canaries(given.numpy(), ds.info.classes, seeds.derive(seed, "canaries"), share=canaries)
         canary[coins], given[torch.from_numpy(coins)] = True, torch.from_numpy(np.asarray(wrong, dtype=np.int64))
     strata = labels[chosen].numpy()
     inside = audit.halves(n, pipelines, seeds.derive(seed, "halves"), strata=strata, coins=coins)

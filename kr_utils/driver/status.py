@@ -122,7 +122,9 @@ def _worth_telling(folder: Path, found: dict[str, runs.Done]) -> list[str]:
     # Where there is a shadow, all of its audit are wanted
     several = max((done.pipelines for done in found.values()), default=0)
     there = [stage for stage in stages.among(names) if stage in STAGES or (stage not in stages.USUAL and begun(stage))]
-    return sorted({*there, *stages.expanded("shadow", several)}, key=lambda stage: (stages.order(stage), len(stage), stage))
+    return sorted(
+        {*there, *stages.expanded("shadow", several)}, key=lambda stage: (stages.order(stage), len(stage), stage)
+    )
 
 
 def times(root: Path, profile: str, asked: list[tuple[str, int]]) -> list[str]:

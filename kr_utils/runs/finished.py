@@ -69,7 +69,9 @@ class Done:
     @property
     def pipelines(self) -> int:
         """How many of its kind it was made with: 0 for a stage that is run once."""
-        number = self.manifest["ingredients"]["budget"].get("pipelines", 0) if self.stage != stages.kind(self.stage) else 0
+        number = (
+            self.manifest["ingredients"]["budget"].get("pipelines", 0) if self.stage != stages.kind(self.stage) else 0
+        )
         return number if type(number) is int and 0 <= number <= 1000 else 0
 
     def has(self, name: str) -> bool:
@@ -102,8 +104,8 @@ class Done:
             raise not_readable(path) from error
         if not stands:
             raise InputError(
-                f"{path}: damaged or not of this result; run notebooks/{stages.notebook(self.stage)}.ipynb again, or delete "
-                f"{self.path} and `python run_all.py` makes it again"
+                f"{path}: damaged or not of this result; run notebooks/{stages.notebook(self.stage)}.ipynb again, "
+                f"or delete {self.path} and `python run_all.py` makes it again"
             )
         self._note(name)
         return path

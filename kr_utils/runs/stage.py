@@ -211,7 +211,9 @@ def begin(
     upstream |= _upstream(stage, needs, root, dataset, profile, seed, checksum)
     for name, done in upstream.items():
         if stage != "compare" and (words := other_code(done)):
-            print(f"note: {stages.folder(name)} was made by other code ({words[0]}): run it again before you believe this")
+            print(
+                f"note: {stages.folder(name)} was made by other code ({words[0]}): run it again before you believe this"
+            )
 
     # Two kernels never share a partial folder; one whose driver or worker was killed needs a second or two to end.
     final = stage_dir(root, profile, dataset, seed, stage)
@@ -247,8 +249,8 @@ def _upstream(
         if done is None:
             how = f"--audit {len(needs)}" if stages.kind(need) in stages.MANY else f"--until {need}"
             raise InputError(
-                f"{stages.folder(stage)} needs the results of {folder.name} ({dataset}, profile {profile}, seed {seed}): "
-                f"run notebooks/{notebook}.ipynb first, or `python run_all.py --profile {profile} "
+                f"{stages.folder(stage)} needs the results of {folder.name} ({dataset}, profile {profile}, seed "
+                f"{seed}): run notebooks/{notebook}.ipynb first, or `python run_all.py --profile {profile} "
                 f"--datasets {dataset} --seeds {seed} {how}`"
             )
         upstream[need] = done
@@ -259,8 +261,9 @@ def _upstream(
             again = f"run notebooks/{stages.notebook(name)}.ipynb again"
             raise InputError(f"{stages.folder(name)} was made from other data: {again}")
         for need in outdated(done, upstream):
+            again = f"run notebooks/{stages.notebook(name)}.ipynb again"
             raise InputError(
-                f"{stages.folder(name)} was made from an older {stages.folder(need)}: run "
-                f"notebooks/{stages.notebook(name)}.ipynb again (or `python run_all.py`, which reruns what is out of date)"
+                f"{stages.folder(name)} was made from an older {stages.folder(need)}: {again} (or `python run_all.py`, "
+                f"which reruns what is out of date)"
             )
     return upstream
