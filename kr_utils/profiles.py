@@ -128,7 +128,7 @@ class Shadow:
 @dataclass(frozen=True)
 class Audit:
     pipelines: int = number(16, least=2, most=1000)  # as many as there are shadows (run_all.py --audit)
-    draws: int = number(1000, most=10**6)  # bootstrap
+    draws: int = number(300, most=10**6)  # bootstrap of each cell of the matrix
     lam: float = number(2.0, most=1000)  # lambda of AOP
 
 
@@ -244,7 +244,7 @@ PROFILES: dict[str, Profile] = {
             epsilons=(1.0, 8.0),
             dp_epochs=100,
         ),
-        audit=Audit(pipelines=64),
+        audit=Audit(pipelines=64, draws=1000),
     ),
 }
 

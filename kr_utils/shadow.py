@@ -113,9 +113,10 @@ def seen(images: Tensor, view: tuple[bool, bool, int, int]) -> Tensor:
     return padded[:, :, reach - down : reach - down + height, reach - right : reach - right + width]
 
 
-def mirrored(info: Info, images: Tensor) -> Tensor:
+def mirrored(info: Info, images: np.ndarray) -> np.ndarray:
     """Images uint8 [N, C, H, W] and their mirror images that keep the label, which a Generator was trained on too."""
-    return torch.cat([seen(images, view) for view in views(info, 0, 4)])
+    given = torch.from_numpy(images)
+    return torch.cat([seen(given, view) for view in views(info, 0, 4)]).numpy()
 
 
 def logits(model: nn.Module, images: Tensor, shown: Sequence[tuple[bool, bool, int, int]]) -> np.ndarray:
