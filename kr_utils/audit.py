@@ -89,6 +89,33 @@ def halves(
     return inside
 
 
+def shuffled(inside: np.ndarray, seed: int) -> np.ndarray:
+    """Memberships that mean nothing: in each cut, each record's side by a coin. Still in half of the pipelines.
+
+    The negative control: every attack is made again with these, shadows and all, and must find nothing. Pipelines stay
+    paired, because two that completed one another do not forget it: phi of the one is low where that of the other is
+    high, and a control in which they may be on one side would find that.
+
+    Parameters
+    ----------
+    inside : bool [N, n], of `halves`
+
+    Returns
+    -------
+    bool [N, n]
+
+    Raises
+    ------
+    InputError
+        Pipelines 2k and 2k + 1 do not complete one another.
+    """
+    inside = np.asarray(inside).astype(bool)
+    if inside.ndim != 2 or len(inside) % 2 or not (inside[::2] ^ inside[1::2]).all():
+        raise InputError("memberships to shuffle are not those of halves: pipelines 2k and 2k + 1 complete one another")
+    coin = np.random.default_rng(seed).random((len(inside) // 2, inside.shape[1])) < 0.5
+    return inside ^ np.repeat(coin, 2, axis=0)
+
+
 def canaries(labels: np.ndarray, classes: int, seed: int, *, share: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
     """Records that get a wrong label, the easiest to remember: worst cases (Carlini et al. 2022; Aerni et al. 2024).
 
@@ -159,13 +186,14 @@ def pooled(
     rng, places = np.random.default_rng(seed), (pipeline.max() + 1, group.max() + 1)
     half = (rng.permutation(places[1]) % 2)[group]
     ends = np.flatnonzero(np.r_[np.diff(table["score"]) != 0, True])
-    found = _measures(np.ones((1, len(member))), member, half, ends)
+    exact = np.float32 if len(member) < 2**22 else np.float64  # holds every count of a draw
+    found = _measures(np.ones((1, len(member)), dtype=exact), member, half, ends)
 
     def resampled(size: int, *clusters: np.ndarray) -> dict[str, np.ndarray]:
         """Measures of `size` draws, clusters drawn with replacement, independently of each other."""
         parts = []
         for block in np.diff(np.r_[np.arange(0, size, max(1, BLOCK // len(member))), size]):
-            weights = np.ones((block, len(member)))
+            weights = np.ones((block, len(member)), dtype=exact)
             for cluster in clusters:
                 several = cluster.max() + 1
                 drawn = rng.integers(several, size=(block, several)) + several * np.arange(block)[:, None]
@@ -231,29 +259,31 @@ def _decisions(
 
 
 def _measures(weights: np.ndarray, member: np.ndarray, half: np.ndarray, ends: np.ndarray) -> dict[str, np.ndarray]:
-    """Measures of weighted decisions [D, cells] that fall in score; `ends` are the last ones of each score."""
+    """Measures of decisions that fall in score, counted `weights` [D, cells] times; `ends` are the last of each."""
+    row = np.arange(len(weights))
 
     def rising(chosen: np.ndarray) -> np.ndarray:
-        """Weight of the chosen decisions that reach each score, after 0: [D, scores + 1]."""
+        """How many of the chosen decisions reach each score, from 0 on: [D, scores + 1]."""
         return np.pad(np.cumsum(weights * chosen, axis=1)[:, ends], ((0, 0), (1, 0)))
 
-    def share(weight: np.ndarray) -> np.ndarray:
-        return weight / np.maximum(weight[:, -1:], 1e-300)
+    def gain(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        return inside / np.maximum(inside[:, -1:], 1) - outside / np.maximum(outside[:, -1:], 1)
 
-    # Of the whole
+    # Of the whole: the area under the ROC by trapezoids, so that ties count one half
     inside, outside = rising(member), rising(~member)
-    tpr, fpr = share(inside), share(outside)
-    out = {"auc": (np.diff(fpr) * (tpr[:, 1:] + tpr[:, :-1])).sum(1) / 2}
-    row = np.arange(len(weights))
+    all_in, all_out = (np.maximum(each[:, -1].astype(np.float64), 1) for each in (inside, outside))
+    area = np.einsum("ij,ij->i", np.diff(outside), inside[:, 1:] + inside[:, :-1], dtype=np.float64)
+    out = {"auc": area / (2 * all_in * all_out)}
 
     # The threshold of each half of the records, used on the other
     part_in, part_out = rising(member & (half == 0)), rising(~member & (half == 0))
-    gains = share(part_in) - share(part_out), share(inside - part_in) - share(outside - part_out)
+    gains = gain(part_in, part_out), gain(inside - part_in, outside - part_out)
     out["advantage"] = sum(gains[1 - k][row, gains[k].argmax(1)] for k in (0, 1)) / 2
 
     # The last threshold whose false alarms are few enough
     for name, rate in RATES.items():
-        out[name] = tpr[row, (fpr <= rate + 1e-12).sum(1) - 1]
+        few = outside <= (rate * all_out + 1e-6)[:, None]
+        out[name] = inside[row, few.sum(1) - 1] / all_in
     return out
 
 

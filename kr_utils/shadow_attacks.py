@@ -6,7 +6,7 @@ is the target in turn while the others are its shadows. A score is higher for a 
 **Equal numbers of shadows.** Without the target, a record is in N/2 - 1 of the shadows if the target saw it and in N/2
 if not: the count alone would give membership away, and the better estimate of the larger side moves the AUC of an
 attack that sees nothing away from one half. So both sides use N/2 - 1 shadows of each record; the larger leaves one
-out.
+out, the target's complement where `audit.halves` made the halves.
 """
 
 from __future__ import annotations
@@ -538,10 +538,13 @@ def _checked(values: np.ndarray, inside: np.ndarray, target: int, attack: str) -
 def _shadows(inside: np.ndarray, apart: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Which pipelines serve as shadows with, and which without, each record: N/2 - len(apart) of each, two int [h, n].
 
-    Counted round from the target, the first that there are; `apart` is the target and whatever else is no shadow.
+    The first that there are, counted round from the target, but its partner last (`audit.halves` makes 2k and 2k + 1
+    complements), so that the partner is left out: what it saw of a record is bound to what the target saw.
+    `apart` is the target and whatever else is no shadow.
     """
-    pipelines, each = len(inside), len(inside) // 2 - len(apart)
-    order = [k % pipelines for k in range(apart[0] + 1, apart[0] + pipelines) if k % pipelines not in apart]
+    pipelines, each, partner = len(inside), len(inside) // 2 - len(apart), apart[0] ^ 1
+    order = [k % pipelines for k in range(apart[0] + 1, apart[0] + pipelines)]
+    order = [k for k in [*(k for k in order if k != partner), partner] if k not in apart]
     with_, without = (
         np.array(order)[np.argsort(side, axis=0, kind="stable")[:each]] for side in (~inside[order], inside[order])
     )
