@@ -35,10 +35,10 @@ ARTEFACTS = {
     "real-plain": "real training, no augmentation",
     "teacher": "another Teacher",
     "ensemble": "all Teachers",
+    "dp-sgd": "DP-SGD",
     "student": "GKD Student",
     "generator": "Generator's weights",
     "images": "synthetic images",
-    "dp-sgd": "DP-SGD",
 }
 MANY_SHADOWS = 64  # from here on each record has enough shadows for a variance of its own (Carlini et al. 2022)
 
@@ -47,7 +47,19 @@ Scores = dict[str, np.ndarray | None]  # attack -> [N, n]; None: it takes more p
 
 def title(artefact: str) -> str:
     """An artefact in a table's words."""
-    return ARTEFACTS.get(artefact) or artefact.replace("student-", "Student, ").replace("-", " ").replace("_", " ")
+    kind, _, which = artefact.partition("-")
+    if artefact in ARTEFACTS or kind != "student":
+        return ARTEFACTS.get(artefact, artefact.upper().replace("DP-SGD-", "DP-SGD, epsilon "))
+    return f"Student ({which.replace('_', ' ')})"
+
+
+def in_order(artefacts: Sequence[str]) -> list[str]:
+    """Artefacts as a table lists them: classifiers on real images, DP-SGD, Students, then Generator and images."""
+    known = list(ARTEFACTS)
+    place = {"dp": known.index("dp-sgd"), "student": known.index("student")}
+    return sorted(
+        artefacts, key=lambda name: known.index(name) if name in known else place[name.partition("-")[0]] + 0.5
+    )
 
 
 def of_each(paths: Sequence[Path], name: str) -> np.ndarray:
@@ -246,11 +258,6 @@ def stored(judged: dict, about: dict, lam: float) -> dict:
 
 
 # ------------------------------------------------------------------ controls
-
-
-def shuffled(n: int, pipelines: int, seed: int) -> np.ndarray:
-    """Memberships that no pipeline had, bool [N, n]: every attack must find nothing in them."""
-    return audit.halves(n, pipelines, seed)
 
 
 def copied(

@@ -415,26 +415,28 @@ def volume_curve(points: list[dict], references: dict[str, tuple[float, float]])
 
 
 def privacy_plane(points: list[dict], xlabel: str) -> Figure:
-    """Accuracy against the attack's AUC, a labelled point per artefact: up is more useful, to the left leaks less.
+    """Accuracy against the attack's AUC, a numbered point per artefact: up is more useful, to the left leaks less.
 
     points : name, auc, auc_low, auc_high, accuracy, key (of `COLOURS`)
     """
-    figure, axis = plt.subplots(figsize=(6.6, 4.6))
+    figure, (axis, names) = plt.subplots(1, 2, figsize=(8.2, 4.4), width_ratios=(3, 1.3))
     keys = list(dict.fromkeys(point["key"] for point in points))
-    for point in points:
-        y, k = 100 * point["accuracy"], keys.index(point["key"])
-        spread = [[max(0, point["auc"] - point["auc_low"])], [max(0, point["auc_high"] - point["auc"])]]
-        style = {"color": COLOURS[point["key"]], "fmt": MARKERS[k % 7], "capsize": 2, "markersize": 7}
-        axis.errorbar(point["auc"], y, xerr=spread, **style)
+    for number, point in enumerate(points, 1):
+        x, y, k = point["auc"], 100 * point["accuracy"], keys.index(point["key"])
+        spread = [[max(0, x - point["auc_low"])], [max(0, point["auc_high"] - x)]]
+        style = {"color": COLOURS[point["key"]], "fmt": MARKERS[k % 7], "capsize": 2, "markersize": 7, "lw": 1}
+        axis.errorbar(x, y, xerr=spread, **style)
+        axis.annotate(str(number), (x, y), (5, 4), textcoords="offset points", fontsize=8)
 
-    # Names beside the points, the nearer ones apart
-    for k, point in enumerate(sorted(points, key=lambda p: (p["accuracy"], p["auc"]))):
-        place = ((6, 5), (6, -11))[k % 2]
-        at = (point["auc"], 100 * point["accuracy"])
-        axis.annotate(point["name"], at, place, textcoords="offset points", fontsize=7.5)
+        # The list beside it
+        height = 1 - (number - 0.5) / max(12, len(points))
+        names.plot(0.03, height, MARKERS[k % 7], color=COLOURS[point["key"]], markersize=6)
+        names.text(0.1, height, f"{number}  {point['name']}", va="center", fontsize=8)
+    names.set(xlim=(0, 1), ylim=(0, 1))
+    names.axis("off")
     axis.axvline(0.5, color=COLOURS["chance"], lw=1, ls=":")
     axis.set(xlabel=xlabel, ylabel="accuracy on non-members (%)")
-    axis.margins(0.15)
+    axis.margins(0.12)
     return figure
 
 
