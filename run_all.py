@@ -156,8 +156,12 @@ def show_times(args: argparse.Namespace, datasets: list[str]) -> None:
     for (profile, name, sizes), speed in zip(cases, speeds):
         if speed:
             times = estimate.of_stages(chosen[profile], sizes, speed, threads)
-            each = ", ".join(f"{stage} {report.duration(seconds)}" for stage, seconds in times.items())
-            print(f"  {profile}, {name}: about {report.duration(sum(times.values()))} ({each})")
+            usual = {stage: seconds for stage, seconds in times.items() if stage in stages.USUAL}
+            each = ", ".join(f"{stage} {report.duration(seconds)}" for stage, seconds in usual.items())
+            print(f"  {profile}, {name}: about {report.duration(sum(usual.values()))} ({each})")
+            several = chosen[profile].shadow.pipelines
+            audit = report.duration(several * times["shadow"] + times["audit"])
+            print(f"    with --audit {audit} more ({several} pipelines of {report.duration(times['shadow'])})")
             if profile == "paper":
                 print(f"    {estimate.on_a_gpu(chosen[profile], sizes, speed)}")
 
@@ -237,9 +241,10 @@ def drive(args: argparse.Namespace) -> int:
     seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
     overrides = plan.parse_settings(args.set, args.profile)
     profiles.budget("start", args.profile)
-    if args.audit < 0:
+    if args.audit < 0:  # as the profile says
         args.audit = profiles.budget("shadow", args.profile, overrides.get("shadow")).pipelines
-    wanted_stages = plan.stages_until(args.until, plan.asked_for(args.audit))
+    asked, overrides = plan.audit_of(args.audit, overrides)
+    wanted_stages = plan.stages_until(args.until, asked)
     root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
     if args.times and not args.status:
         raise InputError("--times is for --status; write --status --times")
@@ -266,7 +271,7 @@ def drive(args: argparse.Namespace) -> int:
     checksums = {name: "" if to_fetch[name] else data.check(name, args.data_root, tell=print) for name in datasets}
     make_plan = functools.partial(
         plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
-        data_root=data_root, until=args.until, force=args.force, pipelines=args.audit,
+        data_root=data_root, until=args.until, force=args.force, asked=asked,
     )  # fmt: skip
     if "compare" in wanted_stages:
         from kr_utils import results_file

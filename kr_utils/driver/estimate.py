@@ -147,7 +147,8 @@ def filled(jobs: list[Job], times: dict[str, dict[str, float]]) -> list[Job]:
     any_ = next(iter(times.values()), {})
 
     def expected(job: Job) -> float | None:
-        return job.expected or times.get(job.dataset, any_ if job.stage == "compare" else {}).get(job.stage)
+        mine = times.get(job.dataset, any_ if job.stage == "compare" else {})
+        return job.expected or mine.get(stages.kind(job.stage))
 
     return [replace(job, expected=expected(job)) for job in jobs]
 
@@ -155,7 +156,7 @@ def filled(jobs: list[Job], times: dict[str, dict[str, float]]) -> list[Job]:
 def on_a_gpu(chosen: profiles.Profile, sizes: work.Sizes, speed: dict) -> str:
     """Hours, memory and disk that one seed would take on a GPU, in words; counted, with an assumed rate."""
     total: dict[str, float] = {}
-    for stage in stages.STAGES:
+    for stage in stages.USUAL:
         for kind, amount in work.of_stage(stage, chosen, sizes).items():
             total[kind.removeprefix("short_")] = total.get(kind.removeprefix("short_"), 0) + amount
 

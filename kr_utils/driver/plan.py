@@ -51,12 +51,21 @@ def stages_until(until: str | None, asked: tuple[str, ...] = ()) -> list[str]:
     return names[: names.index(until) + 1]
 
 
-def asked_for(pipelines: int) -> tuple[str, ...]:
-    """The stages of `stages.ASKED` that the options of a run ask for.
+def audit_of(pipelines: int, overrides: dict[str, dict]) -> tuple[tuple[str, ...], dict[str, dict]]:
+    """The stages that an audit of so many pipelines asks for, and the overrides with that number; () for 0.
 
-    pipelines : of an audit; 0: no audit
+    Raises
+    ------
+    InputError
+        The overrides name another number.
     """
-    return ("shadow", "audit") if pipelines else ()
+    if not pipelines:
+        return (), overrides
+    asked = ("shadow", "audit")
+    for stage in asked:
+        if (other := overrides.get(stage, {}).get("pipelines", pipelines)) != pipelines:
+            raise InputError(f"--set {stage}.pipelines={other} and --audit {pipelines} differ; give --audit alone")
+    return asked, overrides | {stage: overrides.get(stage, {}) | {"pipelines": pipelines} for stage in asked}
 
 
 def parse_settings(settings: list[str], profile: str) -> dict[str, dict]:
@@ -86,7 +95,7 @@ def plan(
     data_root: str = "",
     until: str | None = None,
     force: bool = False,
-    pipelines: int = 0,
+    asked: tuple[str, ...] = (),
 ) -> list[Job]:
     """Every stage in running order, each marked run or reuse with the reason.
 
@@ -95,13 +104,12 @@ def plan(
     checksums : dataset -> checksum of its content
     overrides : as `parse_settings` makes them
     root, figures : absolute folders of runs and figures
-    pipelines : of the audit of each dataset's first seed; 0: none
+    asked : stages that run only when they are asked for, for each dataset's first seed
     """
     folders.interval()  # refuses a bad KR_SAVE_SECONDS before anything runs
     jobs: list[Job] = []
-    asked = asked_for(pipelines)
     wanted = stages_until(until, asked)
-    overrides = {**overrides, **{stage: {**overrides.get(stage, {}), "pipelines": pipelines} for stage in asked}}
+    several = profiles.budget("shadow", profile, overrides.get("shadow")).pipelines
     common = {"profile": profile, "runs_dir": str(root), "interactive": False}
 
     # What stages took before, of any seed: the time that is expected.
@@ -114,7 +122,7 @@ def plan(
         for seed in seeds:
             mine: dict[str, Job] = {}
             own = [s for s in wanted if s != "compare" and (s not in asked or seed == seeds[0])]
-            for stage in [name for s in own for name in stages.expanded(s, pipelines)]:
+            for stage in [name for s in own for name in stages.expanded(s, several)]:
                 parameters = {**common, "dataset": dataset, "seed": seed, "data_root": data_root}
                 job = _job(stage, dataset, seed, checksums[dataset], mine, overrides, parameters, root, force)
                 if job.expected is None and (dataset, stages.kind(stage)) in seconds:
@@ -177,7 +185,7 @@ def _what_is_stale(done: runs.Done, parts: dict, above: dict[str, Job], figures:
     if parts["stage"] != "compare":
         there = {name: item for name, job in above.items() if (item := runs.read(job.folder))}
         new += [name for name in runs.outdated(done, there) if name not in new]
-        return "; ".join(f"{name} is new" for name in new)
+        return _are_new(new)
 
     # The comparison reads every run that may be shown, of this plan or not.
     shown, _ = runs.find_current(root, done.manifest["parameters"]["profile"])
@@ -185,8 +193,18 @@ def _what_is_stale(done: runs.Done, parts: dict, above: dict[str, Job], figures:
     new += [name for name in there if name not in read] + runs.outdated(done, there)
     new += [name for name in read if name not in there and name not in above]
     if new:
-        return "; ".join(f"{name} is new" for name in dict.fromkeys(new))
+        return _are_new(list(dict.fromkeys(new)))
     return "" if _figures_stand(done, figures) else "its figures are not in the figures folder as it made them"
+
+
+def _are_new(names: list[str]) -> str:
+    """Which stages are new, in words; of a stage that is run several times over how many."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        place, _, stage = name.rpartition("/")
+        kinds.setdefault(f"{place}/{stages.kind(stage)}".lstrip("/"), []).append(name)
+    words = [f"{own[0]} is new" if len(own) == 1 else f"{len(own)} of {kind} are new" for kind, own in kinds.items()]
+    return "; ".join(words)
 
 
 def again(job: Job, jobs: list[Job]) -> Job:
