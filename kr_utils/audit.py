@@ -174,7 +174,8 @@ def pooled(
     -------
     dict of auc, advantage (threshold chosen on other records), tpr_at_1pct_fpr and tpr_at_01pct_fpr, each also with
     _low and _high (95 %), _error (standard), _freedom (its degrees of freedom, for Student's t) and _design (its
-    square over what independent decisions would have); auc_within; blind_at_1pct_fpr and blind_at_01pct_fpr; members and non_members (decisions), pipelines, records.
+    square over what independent decisions would have); auc_within; blind_at_1pct_fpr and blind_at_01pct_fpr; members
+    and non_members (decisions), pipelines, records.
     A rate that the non-member decisions cannot carry is None: fewer than 100 for 1 %, than 1,000 for 0.1 %
 
     Raises
@@ -229,7 +230,7 @@ def pooled(
         if blind is None:
             row |= {key: None for key in row if key.startswith(name)}
 
-    within = [_rank(table["score"][k & member], table["score"][k & ~member])
+    within = [_rank_auc(table["score"][k & member], table["score"][k & ~member])
               for k in pipeline == np.arange(places[0])[:, None]]  # fmt: skip
     row["auc_within"] = float(np.nanmean(within))
     return row | {"members": int(member.sum()), "non_members": out, "pipelines": int(places[0]), "records": records}
@@ -242,9 +243,12 @@ def _freedom(*parts: tuple[float, int]) -> float:
     return max(1.0, total**2 / against) if against > 0 else 1e9
 
 
-def _rank(members: np.ndarray, non_members: np.ndarray) -> float:
-    """AUC, or nan where one side is empty."""
-    return metrics.attack_auc(members, non_members) if len(members) and len(non_members) else float("nan")
+def _rank_auc(members: np.ndarray, non_members: np.ndarray) -> float:
+    """AUC by ranks (Mann and Whitney), or nan where one side is empty."""
+    m, k = len(members), len(non_members)
+    if m == 0 or k == 0:
+        return float("nan")
+    return (stats.rankdata(np.concatenate([members, non_members]))[:m].sum() - m * (m + 1) / 2) / (m * k)
 
 
 def _decisions(
@@ -415,7 +419,7 @@ def chance_of_hits(hits: np.ndarray, m: int, k: int, design: float = 1.0) -> np.
     x = np.arange(count + 1)
     log_choose = -betaln(x + 1, count - x + 1) - np.log(count + 1)
     pmf = np.exp(log_choose + betaln(x + above, count - x + below) - betaln(above, below))
-    at_least = np.append(np.minimum(np.cumsum(pmf[::-1])[::-1], 1), 0)
+    at_least = np.append(np.cumsum(pmf[::-1])[::-1] / pmf.sum(), 0)
     return at_least[np.clip(np.ceil(np.asarray(hits) / design - 1e-9).astype(int), 0, count + 1)]
 
 
