@@ -117,7 +117,7 @@ def test_nothing_is_found_where_nothing_leaks(name):
     rng = np.random.default_rng(3)
     worlds = [
         world(rng, 8 if name in ("denoising", "model") else N, 120)
-        for _ in range({"model": 8, "denoising": 10}.get(name, 30))
+        for _ in range({"model": 8, "denoising": 6}.get(name, 30))
     ]
     found = [auc(every_target(WAYS[name], phi, inside), inside) for phi, inside in worlds]
     assert abs(np.mean(found) - 0.5) < 4 * np.std(found, ddof=1) / len(found) ** 0.5
