@@ -22,8 +22,8 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "audit": ("08_audit", ("shadow",)),
     "compare": ("10_compare", ()),  # reads every finished run of its profile
 }
-ASKED = ("shadow", "audit")  # run only when they are asked for
-USUAL = tuple(stage for stage in STAGES if stage not in ASKED)  # a run without one of these is not finished
+ON_REQUEST = ("shadow", "audit")  # run only when they are asked for
+USUAL = tuple(stage for stage in STAGES if stage not in ON_REQUEST)  # a run without one of these is not finished
 MANY = ("shadow",)  # run several times over: shadow-00, shadow-01, ..., each of which is a stage by itself
 
 

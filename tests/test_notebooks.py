@@ -14,7 +14,7 @@ from kr_utils import runs, stages
 def test_all_notebooks_run_in_order_with_their_defaults(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(stages.ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
     # Those that run only when they are asked for need many runs of one notebook: tests/test_shadow.py
-    asked = {stages.notebook(stage) for stage in stages.ASKED}
+    asked = {stages.notebook(stage) for stage in stages.ON_REQUEST}
     notebooks = [path for path in sorted(stages.NOTEBOOKS.glob("*.ipynb")) if path.stem not in asked]
     call = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-q", "--nbval-cell-timeout=600"]
     # Its own root and no configuration: this inner pytest checks notebooks only.

@@ -39,7 +39,7 @@ class Job:
 def stages_until(until: str | None, asked: tuple[str, ...] = ()) -> list[str]:
     """The stages to run, in order; `until` is the last one (default: all).
 
-    asked : those of `stages.ASKED` that are wanted
+    asked : those of `stages.ON_REQUEST` that are wanted
     """
     names = [name for name in stages.STAGES if name in stages.USUAL or name in asked]
     if until is None:
