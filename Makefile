@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 # Always `python -m`: the scripts beside it name that folder in their first line. Nothing of a user's site-packages.
 RUN := PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python
 
+# Two test files at a time; ARGS="-n 0 ..." for one, as a debugger wants it
+SIDE_BY_SIDE := -n 2 --dist loadfile
 BENCH_ARGS ?= --out benchmarks/results.md
 
 .PHONY: figures test lab lint bench compare clear clean
@@ -16,7 +18,7 @@ figures: $(VENV)/.installed  ## reproduce the figures (digits, quick, seed 0); A
 	$(RUN) run_all.py $(ARGS)
 
 test: $(VENV)/.installed  ## unit, property and notebook tests; ARGS="-m 'not slow'" for the fast ones
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 lab: $(VENV)/.installed  ## the tutorial in JupyterLab
 	$(RUN) -m kr_utils.driver.lab $(ARGS)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kr_utils import classifier, generator, resume, sampling
+from kr_utils import beside, classifier, generator, resume, sampling
 from kr_utils.data import Split
 
 MAX_ROUNDS = 4  # of resampling under a filter threshold: bounded, never "until full"
@@ -129,6 +132,7 @@ class SyntheticStream:
     teacher : filters the images where the knobs have a threshold
     on_set : called with each new set's number and the share of drawn images that passed the filter
     state : where a set that takes long to draw is saved on the way; None saves nothing
+    keep : sets stay in `state` when they are drawn, so that copies of the stream in other processes find them there
     """
 
     def __init__(
@@ -142,11 +146,12 @@ class SyntheticStream:
         teacher: nn.Module | None = None,
         on_set: Callable[[int, float], None] | None = None,
         state: resume.State | None = None,
+        keep: bool = False,
     ):
         if period is not None and period < 1:
             raise ValueError(f"period is {period}; the shortest regeneration period is 1 epoch")
         self.model, self.knobs, self.seed, self.period = model, knobs, seed, period
-        self.teacher, self.on_set, self.state = teacher, on_set, state
+        self.teacher, self.on_set, self.state, self.keep = teacher, on_set, state, keep
         self.device = next(model.parameters()).device
         self.labels = torch.repeat_interleave(torch.arange(len(counts)), torch.as_tensor(counts))
         self.size = len(self.labels)
@@ -157,8 +162,8 @@ class SyntheticStream:
     def __call__(self, epoch: int) -> Split:
         number = 0 if self.period is None else epoch // self.period
         if number not in self.sets:
-            made, rate, draws = self._draw(number)
-            while self.sets and (len(self.sets) + 1) * made.images.numel() > CACHE_BYTES:
+            made, rate, draws = self.draw(number)
+            while self.sets and (self.keep or (len(self.sets) + 1) * made.images.numel() > CACHE_BYTES):
                 self.sets.popitem()  # the newest: the early ones will be asked for again by the next Student
             self.sets[number], self.accepted[number] = made.to(self.device), rate
             self.draws[number] = draws
@@ -166,10 +171,15 @@ class SyntheticStream:
                 self.on_set(number, rate)
         return self.sets[number]
 
-    def _draw(self, number: int) -> tuple[Split, float, float]:
+    def sets_in(self, epochs: int) -> int:
+        """How many sets so many epochs see."""
+        return 1 if self.period is None else -(-epochs // self.period)
+
+    def draw(self, number: int) -> tuple[Split, float, float]:
         """As `synthesise`, in chunks; where one ends and the interval has passed, the set so far is saved."""
         n, state = len(self.labels), self.state and self.state.part(f"set{number}")
-        for older in range(1, number) if state else ():  # the first is the one that is asked for again
+        kept = self.state.part(f"kept{number}") if self.state and self.keep else None
+        for older in range(1, number) if state and not self.keep else ():  # the first is asked for again
             self.state.part(f"set{older}").clear()
 
         def usable(at) -> bool:
@@ -177,6 +187,10 @@ class SyntheticStream:
             shape = tuple(self.model.config["shape"])
             fits = all(made.dtype == torch.uint8 and tuple(made.shape[1:]) == shape for made in at.images)
             return fits and sum(map(len, at.images)) <= n and 0 <= at.passed <= at.drawn
+
+        # Another process may have drawn it
+        if kept and (found := kept.load(lambda tree: usable(SimpleNamespace(**tree)) and len(tree["images"][0]) == n)):
+            return Split(found["images"][0], self.labels), found["passed"] / found["drawn"], found["drawn"] / n
 
         # Chunk by chunk, from where a killed process was
         at = resume.restore(state, {}, usable, images=[], passed=0, drawn=0)
@@ -190,7 +204,15 @@ class SyntheticStream:
             at.drawn += round(draws * len(labels))
             at.passed += round(rate * draws * len(labels))
             resume.offer(state, {}, at)
-        return Split(torch.cat(at.images), self.labels), at.passed / at.drawn, at.drawn / n
+        images = torch.cat(at.images)
+        if kept:
+            kept.save({"images": [images], "passed": at.passed, "drawn": at.drawn})
+            state.clear()
+        return Split(images, self.labels), at.passed / at.drawn, at.drawn / n
+
+    def __getstate__(self) -> dict:
+        """For another process: it finds the sets in `state`, and nobody listens there."""
+        return {**vars(self), "sets": {}, "on_set": None}
 
     def state_dict(self) -> dict:
         """What cannot be drawn again for nothing: the filter's figures of each set. The images follow from the seed."""
@@ -200,35 +222,76 @@ class SyntheticStream:
         self.accepted.update(saved["accepted"])
         self.draws.update(saved["draws"])
 
-    def fixed(self) -> Callable[[int], Split]:
+    def fixed(self) -> SyntheticStream:
         """The same first set for every epoch: the ablation's stream without regeneration."""
-        return lambda epoch: self(0)
+        same = copy.copy(self)
+        same.period, same.sets = None, dict(self.sets)
+        return same
+
+
+def draw_beside(
+    workers: beside.Workers,
+    epochs: int,
+    *,
+    on_set: Callable[[str, int, float], None] = lambda name, number, accepted: None,
+) -> None:
+    """Draw what Students will see in so many epochs, set by set side by side; the streams must `keep` it.
+
+    On a GPU nothing is drawn in advance: a set is there as soon as it is asked for.
+
+    Parameters
+    ----------
+    workers : they share streams (name -> `SyntheticStream`)
+    on_set : called with a stream's name, the number of the set, and the share of its images that passed the filter
+    """
+    streams: dict[str, SyntheticStream] = workers.shared["streams"]
+    jobs = [(name, number) for name, stream in streams.items() for number in range(stream.sets_in(epochs))]
+    for (name, number), (accepted, draws) in zip(jobs, workers(_draw_one, jobs) if workers.on_cpu else ()):
+        streams[name].accepted[number], streams[name].draws[number] = accepted, draws
+        on_set(name, number, accepted)
+
+
+def _draw_one(shared: dict, job: tuple[str, int], tell: Callable) -> tuple[float, float]:
+    name, number = job
+    _, accepted, draws = shared["streams"][name].draw(number)
+    return accepted, draws
 
 
 # ------------------------------------------------------------------ controls: is it recycling, or only distillation?
 
 
-def relabelled(stream: Callable[[int], Split], teacher: nn.Module) -> Callable[[int], Split]:
+class Periodic:
+    """A training set for each period of epochs: `make(number)`, of which the last one is remembered."""
+
+    def __init__(self, make: Callable[[int], Split], period: int, size: int):
+        self.make, self.period, self.size = make, period, size
+        self.number, self.split = -1, None
+
+    def __call__(self, epoch: int) -> Split:
+        if epoch // self.period != self.number:
+            self.number = epoch // self.period
+            self.split = self.make(self.number)
+        return self.split
+
+
+def relabelled(stream: SyntheticStream, teacher: nn.Module) -> Periodic:
     """The same images, each with the Teacher's most likely class as its hard label."""
-    last: list[Split] = []  # a set as it was drawn, and as it is labelled
-
-    def of_epoch(epoch: int) -> Split:
-        drawn = stream(epoch)
-        if not last or last[0] is not drawn:
-            last[:] = [drawn, Split(drawn.images, classifier.predict(teacher, drawn.images).argmax(1))]
-        return last[1]
-
-    return of_epoch
+    return Periodic(functools.partial(_relabelled, stream, teacher), stream.period, stream.size)
 
 
-def cycled(split: Split, size: int) -> Callable[[int], Split]:
+def _relabelled(stream: SyntheticStream, teacher: nn.Module, number: int) -> Split:
+    drawn = stream(number * stream.period)
+    return Split(drawn.images, classifier.predict(teacher, drawn.images).argmax(1))
+
+
+def cycled(split: Split, size: int) -> Periodic:
     """Epochs of `size` images, one after the other through a set that may be smaller or larger."""
+    return Periodic(functools.partial(_cycled, split, size), 1, size)
 
-    def of_epoch(epoch: int) -> Split:
-        place = torch.arange(epoch * size, (epoch + 1) * size, device=split.labels.device) % len(split)
-        return Split(split.images[place], split.labels[place])
 
-    return of_epoch
+def _cycled(split: Split, size: int, epoch: int) -> Split:
+    place = torch.arange(epoch * size, (epoch + 1) * size, device=split.labels.device) % len(split)
+    return Split(split.images[place], split.labels[place])
 
 
 def textures(images: Tensor, n: int, *, seed: int, first: int = 0) -> Tensor:
@@ -259,16 +322,11 @@ def textures(images: Tensor, n: int, *, seed: int, first: int = 0) -> Tensor:
     return torch.from_numpy((np.fft.ifft2(drawn).real + mean).round().clip(0, 255).astype(np.uint8))
 
 
-def texture_stream(images: Tensor, size: int, *, seed: int, period: int) -> Callable[[int], Split]:
+def texture_stream(images: Tensor, size: int, *, seed: int, period: int) -> Periodic:
     """New textures every `period` epochs; their label, 0, means nothing: they are for soft labels only."""
-    sets: dict[int, Split] = {}
+    return Periodic(functools.partial(_texture_set, images, size, seed), period, size)
 
-    def of_epoch(epoch: int) -> Split:
-        number = epoch // period
-        if number not in sets:
-            sets.clear()
-            drawn = textures(images, size, seed=seed, first=number * size).to(images.device)
-            sets[number] = Split(drawn, torch.zeros(size, dtype=torch.int64, device=images.device))
-        return sets[number]
 
-    return of_epoch
+def _texture_set(images: Tensor, size: int, seed: int, number: int) -> Split:
+    drawn = textures(images, size, seed=seed, first=number * size).to(images.device)
+    return Split(drawn, torch.zeros(size, dtype=torch.int64, device=images.device))

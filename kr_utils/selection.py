@@ -6,11 +6,7 @@ Nothing in this file ever sees a test split. FID is not used: it does not predic
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kr_utils import classifier, generator, resume, sampling, seeds, stacked
+from kr_utils import beside, classifier, generator, resume, sampling, seeds, stacked
 from kr_utils.data import Split
 from kr_utils.recycling import Knobs, SyntheticStream
 
@@ -128,22 +124,19 @@ class Search:
     """
 
     def __init__(self, val: Split, *, students: int, state: resume.State | None = None, **shared):
-        self.val, self.students, self.state, self.shared = val, students, state, shared
-        on_gpu = torch.device(shared.get("device", "cpu")).type == "cuda"
-        self.workers, self.group = (1, TOGETHER) if on_gpu else (torch.get_num_threads(), 1)
-        self.pool = None
+        self.students = students
+        self.workers = beside.Workers((val, shared, state), shared.get("device", "cpu"))
+        self.group = 1 if self.workers.on_cpu else TOGETHER
 
     def __enter__(self) -> Search:
         return self
 
     def __exit__(self, *error) -> None:
-        self.close()
+        self.workers.__exit__(*error)
 
     def close(self) -> None:
         """End the worker processes, if there are any; the next call starts new ones."""
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)
-            self.pool = None
+        self.workers.close()
 
     def __call__(
         self, candidates: Sequence[tuple[Path, Knobs]], on_row: Callable[[dict], None] | None = None
@@ -153,7 +146,7 @@ class Search:
         found, rows = [], []
         alike = [list(some) for _, some in itertools.groupby(jobs, lambda job: job[1].labels())]
         groups = [some[i : i + self.group] for some in alike for i in range(0, len(some), self.group)]
-        for results in self._run(groups):
+        for results in self.workers(_train, groups):
             found += results
             while len(found) >= self.students * (len(rows) + 1):
                 mine = found[self.students * len(rows) :][: self.students]
@@ -162,57 +155,10 @@ class Search:
                     on_row(rows[-1])
         return rows
 
-    def _run(self, groups: list[list]) -> Iterable[list[dict]]:
-        """The results of each group, in order: from worker processes, or from this one where there can be none."""
-        done = 0
-        if self.workers > 1:
-            try:
-                for results in self._side_by_side(groups):
-                    done += 1
-                    yield results
-                return
-            # No /dev/shm, a TMPDIR too long for sockets, a limit; what is our own mistake comes again below
-            except (OSError, RuntimeError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                print(f"no worker processes here ({reason}): one Student after the other, with the same scores")
-                self.close()
-                self.workers = 1
 
-        # On the CPU with one thread, as a worker process has
-        threads = torch.get_num_threads()
-        for group in groups[done:]:
-            torch.set_num_threads(1 if self.group == 1 else threads)
-            try:
-                results = _train(group, self.val, self.shared, self.state)
-            finally:
-                torch.set_num_threads(threads)
-            yield results
-
-    def _side_by_side(self, groups: list[list]) -> Iterable[list[dict]]:
-        if self.pool is None:
-            # Fresh processes: a forked one would inherit torch's threads in an unusable state.
-            context = multiprocessing.get_context("spawn")
-            self.pool = ProcessPoolExecutor(self.workers, context, _prepare, (self.val, self.shared, self.state))
-        return self.pool.map(_train, groups)
-
-
-_worker: dict = {}  # what a worker process was prepared with
-
-
-def _prepare(*given) -> None:
-    torch.set_num_threads(1)
-    _worker.update(zip(("val", "shared", "state"), given))
-
-    def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)  # a killed notebook leaves no process behind
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _train(group: list, val: Split | None = None, shared: dict | None = None, state=None) -> list[dict]:
-    if shared is None:
-        val, shared, state = _worker["val"], _worker["shared"], _worker["state"]
+def _train(given: tuple, group: list, tell: Callable) -> list[dict]:
+    """The scores of a group of Students, read back where they are saved; `given` is what all of a search share."""
+    val, shared, state = given
 
     def students(saved: resume.State | None = None) -> list[dict]:
         models = {path: generator.load(path, shared.get("device", "cpu")) for path, _, _ in group}

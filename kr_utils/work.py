@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import median
 
-# What is counted. Passes are single images through a network; those of `short` Students run side by side, each on one
-# thread, and are counted for the one process that has the most of them.
+# What is counted. Passes are single images through a network. Those called `short` are of short Students and of all
+# else that runs side by side, each on one thread; they are counted for the one process that has the most of them.
 KINDS = {
     "train": "classifier: forward, backward and the optimiser's share",
     "label": "classifier: a Teacher's forward pass within a training step",
@@ -58,13 +58,16 @@ def of_stage(stage: str, budgets, sizes: Sizes, workers: int = 1) -> dict[str, f
     Parameters
     ----------
     budgets : a `profiles.Profile`, for a stage's work follows other stages' budgets too
-    workers : processes that train short Students side by side, >= 1
+    workers : processes that train classifiers and draw images side by side, >= 1
     """
-    count = {"teacher": _teacher, "generator": _generator, "distillation": _distillation, "membership": _membership}
-    count |= {"shadow": _shadow, "audit": _audit}
+    count = {"generator": _generator, "membership": _membership, "shadow": _shadow, "audit": _audit}
     found = {"start": STARTS[stage]}
     if stage in count:
         found |= count[stage](budgets, sizes)
+    if stage == "teacher":
+        found |= _teacher(budgets, sizes, workers)
+    if stage == "distillation":
+        found |= _distillation(budgets, sizes, workers)
     if stage == "checkpoints":
         candidates = [_evaluations(budgets.checkpoints.guidance, budgets.checkpoints.steps)]
         candidates *= budgets.generator.checkpoints
@@ -72,16 +75,17 @@ def of_stage(stage: str, budgets, sizes: Sizes, workers: int = 1) -> dict[str, f
     if stage == "tuning":
         found |= _search(budgets.tuning, _candidates(budgets), budgets, sizes, workers) | _few_step(budgets)
 
-    # Worker processes load the libraries too, once
-    if stage in ("checkpoints", "tuning") and workers > 1:
-        found["start"] += 1
+    # Worker processes load the libraries too, each time they start
+    if workers > 1:
+        found["start"] += {"teacher": 1, "checkpoints": 1, "tuning": 1, "distillation": 2}.get(stage, 0)
     return {kind: amount for kind, amount in found.items() if amount}
 
 
-def _teacher(budgets, sizes: Sizes) -> dict[str, float]:
+def _teacher(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
     epochs, every = _teacher_epochs(budgets, sizes), sizes.train + sizes.val + sizes.test
-    each = {"train": epochs * sizes.train, "predict": epochs * sizes.val + every + sizes.val}
-    return {kind: budgets.teacher.members * amount for kind, amount in each.items()}
+    members = -(-budgets.teacher.members // workers)  # of the busiest process
+    beside = {"short_train": members * epochs * sizes.train, "short_predict": members * epochs * sizes.val}
+    return beside | {"predict": budgets.teacher.members * (every + sizes.val)}
 
 
 def _teacher_epochs(budgets, sizes: Sizes) -> int:
@@ -154,7 +158,7 @@ def _chosen(budgets, epochs: int) -> tuple[float, float]:
     return each, (many * sets + few * epochs) / 2 / each
 
 
-def _distillation(budgets, sizes: Sizes) -> dict[str, float]:
+def _distillation(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
     budget = budgets.distillation
     images, batch = budget.images or sizes.train, budgets.teacher.batch
     least = _teacher_epochs(budgets, sizes) * max(1, sizes.train // batch)
@@ -163,14 +167,15 @@ def _distillation(budgets, sizes: Sizes) -> dict[str, float]:
 
     # The 2x2 ablation, half of it labelled by Teachers, and the controls, three of which are (see notebook 05)
     students, labelled = 4 + 5 * budget.controls, 2 + 3 * budget.controls
-    seen = epochs * images
-    passes = {"train": students * seen, "label": labelled * seen * budgets.teacher.members}
-    looks = students * (epochs * sizes.val + sizes.test) + sizes.train + sizes.val + sizes.test
-    relabelled = (1 + sets * budget.controls) * images * budgets.teacher.members
+    seen, busiest = epochs * images, -(-students // workers) / students
+    passes = {"short_train": students * seen, "short_label": labelled * seen * budgets.teacher.members}
+    passes["short_predict"] = students * epochs * sizes.val + sets * budget.controls * images * budgets.teacher.members
+    looks = students * sizes.test + sizes.train + sizes.val + sizes.test + images * budgets.teacher.members
 
     # The regenerated sets are shared; the controls with other classes, or none, draw their own
-    drawn = (1 + 2 * budget.controls) * sets * _blocks(images) * each
-    return passes | {"predict": looks + relabelled, "draw": drawn}
+    families = 1 + 2 * budget.controls
+    drawn = -(-families * sets // workers) * _blocks(images) * each
+    return {kind: busiest * amount for kind, amount in passes.items()} | {"predict": looks, "short_draw": drawn}
 
 
 def _membership(budgets, sizes: Sizes) -> dict[str, float]:

@@ -9,6 +9,10 @@ import sys
 import time
 import types
 
+# Beside another test process each has one thread: two on each core would wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import psutil
 import pytest

@@ -62,9 +62,22 @@ def test_blocks_and_evaluations_are_those_of_the_sampler():
 
 def test_a_teacher_s_work_is_its_epochs_times_the_images():
     found = work.of_stage("teacher", with_fields(teacher={"epochs": 5}), SIZES)
-    assert found["train"] == 5 * 1000 * profiles.PROFILES["smoke"].teacher.members
+    assert found["short_train"] == 5 * 1000 * profiles.PROFILES["smoke"].teacher.members
     once = work.of_stage("teacher", with_fields(teacher={"epochs": 1}), SIZES)
-    assert found["predict"] - once["predict"] == 4 * 200 * profiles.PROFILES["smoke"].teacher.members
+    assert found["short_predict"] - once["short_predict"] == 4 * 200 * profiles.PROFILES["smoke"].teacher.members
+
+
+@pytest.mark.parametrize(("workers", "members", "students", "sets"), [(1, 4, 9, 6), (2, 2, 5, 3), (3, 2, 3, 2)])
+def test_what_runs_side_by_side_is_counted_for_the_busiest_process(workers, members, students, sets):
+    """Four Teachers; nine Students in 05, five of them labelled; three families of two sets of 300 images each."""
+    budgets = {"teacher": {"members": 4}, "tuning": {"few_steps": 0, "guidance": (1.0,), "steps": (3,)}}
+    chosen = with_fields(distillation={"epochs": 20, "period": 10, "images": 300, "controls": 1}, **budgets)
+    found = work.of_stage("teacher", chosen, SIZES, workers)
+    assert found["short_train"] * 4 == members * work.of_stage("teacher", chosen, SIZES)["short_train"]
+    found = work.of_stage("distillation", chosen, SIZES, workers)
+    assert found["short_train"] == students * 20 * 300
+    assert found["short_label"] == pytest.approx(5 * students / 9 * 20 * 300 * 4)
+    assert found["short_draw"] == sets * 320 * 3
 
 
 def test_a_generator_s_work_follows_its_steps_and_batch():
@@ -227,7 +240,8 @@ def test_seconds_are_work_times_rates():
     chosen = profiles.PROFILES["smoke"]
     found = estimate.of_stages(chosen, SIZES, ONE, 1)
     counts = work.of_stage("teacher", chosen, SIZES)
-    assert found["teacher"] == pytest.approx(1e-3 * (counts["train"] + counts["predict"]) + 4.0 * counts["start"])
+    passes = counts["short_train"] + counts["short_predict"] + counts["predict"]
+    assert found["teacher"] == pytest.approx(1e-3 * passes + 4.0 * counts["start"])
     assert list(found) == list(stages.STAGES)
     on_gpu = estimate.of_stages(chosen, SIZES, ONE | {"device": "cuda"}, 16)
     assert on_gpu["checkpoints"] == found["checkpoints"], "no worker processes on a GPU"

@@ -59,7 +59,10 @@ REACHED = {
     "stacked.fit": FROM["checkpoints"],
     "classifier.as_good_as": FROM["teacher"],
     "recycling.textures": FROM["distillation"],
-    "recycling.relabelled": FROM["distillation"],
+    "recycling.Periodic": FROM["distillation"],
+    "recycling._cycled": FROM["distillation"],  # through functools.partial
+    "beside.Workers": FROM["teacher"],
+    "selection._train": FROM["checkpoints"],  # in a worker process
     "recycling.class_counts": FROM["checkpoints"],
     "recycling.SyntheticStream": FROM["checkpoints"],
     "selection.Search": FROM["checkpoints"],

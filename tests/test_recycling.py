@@ -46,7 +46,8 @@ def test_without_regeneration_one_set_serves_all_epochs(tiny_generator):
     source = stream(tiny_generator, None)
     assert source(0) is source(99)
     other = stream(tiny_generator, 1)
-    assert other.fixed()(7) is other(0)
+    first = other(0)
+    assert other.fixed()(7) is first
 
 
 def test_any_set_can_be_made_again_out_of_order(tiny_generator):
