@@ -299,3 +299,46 @@ def require_alike(shadows: Sequence, pipelines: int) -> None:
             f"07_shadow-{others[0]:02d} was made for an audit of {made} pipelines, not of {pipelines}: set overrides "
             f'to {{"pipelines": {made}}}, or run `python run_all.py --audit {pipelines}`'
         )
+
+
+# ------------------------------------------------------------------ shown
+
+
+def picture(matrix: Sequence[dict]) -> dict:
+    """What `plots.release_matrix` draws of a stored matrix: cells by (artefact, attack) in words, rows and columns."""
+    rows = [title(name) for name in in_order(list(dict.fromkeys(row["artefact"] for row in matrix)))]
+    columns = [words for name, words in ATTACKS.items() if any(row["attack"] == name for row in matrix)]
+    cells = {(title(row["artefact"]), ATTACKS[row["attack"]]): row for row in matrix}
+    return {"cells": cells, "rows": rows, "columns": columns}
+
+
+def audits(found: dict[str, dict]) -> list[dict]:
+    """A row per audit and artefact, of what leaks most: for the table of notebook 10.
+
+    found : name of a dataset and seed -> stored metrics of its audit
+    """
+    lines = []
+    for name, stored_ in found.items():
+        for artefact in in_order(list(dict.fromkeys(row["artefact"] for row in stored_["matrix"]))):
+            own = [row for row in stored_["matrix"] if row["artefact"] == artefact and row["auc"] is not None]
+            kinds = {row["evidence"] for row in own}
+            kind = next((kind for kind in ("leaks", "no evidence") if kind in kinds), "no power")
+            top = max((row for row in own if row["evidence"] == kind), key=lambda row: row["auc"], default=None)
+            if top:
+                lines.append(_line(name, artefact, kind, top))
+    return lines
+
+
+def _line(name: str, artefact: str, kind: str, top: dict) -> dict:
+    auc = "{:.3f} [{:.3f}, {:.3f}]".format(*(top[f"auc{end}"] for end in ("", "_low", "_high")))
+    return {
+        "audit": name,
+        "artefact": title(artefact),
+        "evidence": kind,
+        "strongest attack": ATTACKS[top["attack"]],
+        "AUC": auc,
+        "TPR at 1 % FPR": "not estimable" if top["tpr_1"] is None else f"{100 * top['tpr_1']:.1f} %",
+        "AUC on canaries": "—" if top["canary_auc"] is None else f"{top['canary_auc']:.3f}",
+        "accuracy": f"{100 * top['accuracy']:.1f} %",
+        "detectable AUC": "—" if top["detectable_auc"] is None else f"{top['detectable_auc']:.3f}",
+    }
