@@ -77,6 +77,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="with --release: its licence, where that of your own images is unknown",
     )
+    p.add_argument(
+        "--audit",
+        nargs="?",
+        type=pipelines,
+        const=-1,
+        default=0,
+        metavar="N",
+        help="audit what leaks, by N pipelines on random halves (even; default of the profile; docs/privacy.md)",
+    )
 
     # On what
     p.add_argument("--jobs", type=count, default=1, metavar="N", help="stages at a time, on this computer (default 1)")
@@ -150,6 +159,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def pipelines(text: str) -> int:
+    """An even number of pipelines, 2 to 1000; 0 is no audit."""
+    number = 0 if text == "0" else count(text)
+    if number % 2 or number > 1000:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no even number up to 1000: each image is in half of them")
+    return number
+
+
 def names(text: str, option: str) -> list[str]:
     """Split a comma-separated list; refuse an empty one, drop repeats."""
     items = [item.strip() for item in text.split(",") if item.strip()]
@@ -204,8 +221,12 @@ def show_times(args: argparse.Namespace, datasets: list[str]) -> None:
     for (profile, name, sizes), speed in zip(cases, speeds):
         if speed:
             times = estimate.of_stages(chosen[profile], sizes, speed, threads)
-            each = ", ".join(f"{stage} {report.duration(seconds)}" for stage, seconds in times.items())
-            print(f"  {profile}, {name}: about {report.duration(sum(times.values()))} ({each})")
+            usual = {stage: seconds for stage, seconds in times.items() if stage in stages.USUAL}
+            each = ", ".join(f"{stage} {report.duration(seconds)}" for stage, seconds in usual.items())
+            print(f"  {profile}, {name}: about {report.duration(sum(usual.values()))} ({each})")
+            several = chosen[profile].shadow.pipelines
+            audit = report.duration(several * times["shadow"] + times["audit"])
+            print(f"    with --audit {audit} more ({several} pipelines of {report.duration(times['shadow'])})")
             if profile == "paper":
                 print(f"    {estimate.on_a_gpu(chosen[profile], sizes, speed)}")
 
@@ -313,7 +334,10 @@ def drive(args: argparse.Namespace) -> int:
     seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
     overrides = plan.parse_settings([*args.set, *([f"release.images={args.images}"] * bool(args.images))], args.profile)
     profiles.budget("start", args.profile)
-    plan.stages_until(args.until)
+    if args.audit < 0:  # as the profile says
+        args.audit = profiles.budget("shadow", args.profile, overrides.get("shadow")).pipelines
+    asked, overrides = plan.audit_of(args.audit, overrides)
+    wanted_stages = plan.stages_until(args.until, asked)
     root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
     if args.times and not args.status:
         raise InputError("--times is for --status; write --status --times")
@@ -343,9 +367,9 @@ def drive(args: argparse.Namespace) -> int:
     checksums = {name: "" if to_fetch[name] else data.check(name, args.data_root, tell=print) for name in datasets}
     make_plan = functools.partial(
         plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
-        data_root=data_root, until=args.until, force=args.force,
+        data_root=data_root, until=args.until, force=args.force, asked=asked,
     )  # fmt: skip
-    if "compare" in plan.stages_until(args.until):
+    if "compare" in wanted_stages:
         from kr_utils import results_file
 
         # Or 10 would find out at the end
@@ -366,7 +390,7 @@ def drive(args: argparse.Namespace) -> int:
 
     # The run
     folders = [("--runs-dir", root), ("--figures-dir", figures)]
-    folders += [("--figures-dir", figures / args.profile)] if "compare" in plan.stages_until(args.until) else []
+    folders += [("--figures-dir", figures / args.profile)] if "compare" in wanted_stages else []
     for option, folder in folders:
         paths.writable(folder, option)
     from kr_utils.driver import run

@@ -132,3 +132,27 @@ def empty_gap(counts: Sequence[int], accuracies: Sequence[float], recalls: Seque
     if all(accuracy <= max(counts) / sum(counts) + 1e-9 for accuracy in accuracies):
         return "neither beats always saying the most frequent class"
     return ""
+
+
+def of_audit(positive: dict[str, dict], negative: dict[str, dict], copies: dict) -> list[str]:
+    """Why an audit is not to be believed; empty where its controls held.
+
+    Parameters
+    ----------
+    positive : attack -> its row on a classifier that has memorised its members; "auc" is None where it takes more
+        pipelines. The loss attack and LiRA must catch it; any other that misses it has no power (`missed`)
+    negative : attack -> auc and auc_error on memberships that nobody had
+    copies : row of the attack on released images among which copies of members were planted
+    """
+    needed = [name for name in ("loss", "lira") if positive[name]["auc"] is not None]
+    doubts = [f"{name} missed the overfitted classifier ({_auc(positive[name])})" for name in needed
+              if not _found(positive[name])]  # fmt: skip
+    for name, row in negative.items():
+        if abs(row["auc"] - 0.5) >= 4 * row["auc_error"] + 0.002:  # as in `of_classifiers`
+            doubts.append(f"the {name} attack found members in noise (AUC {row['auc']:.3f})")
+    return doubts + of_images(copies)
+
+
+def missed(positive: dict[str, dict]) -> list[str]:
+    """The attacks that did not catch a classifier that has memorised its members: their silence says nothing."""
+    return [name for name, row in positive.items() if row["auc"] is not None and not _found(row)]

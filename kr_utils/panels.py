@@ -105,3 +105,55 @@ def threshold_panel(scored: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]],
         widget.observe(redraw, names="value")
     redraw()
     display(widgets.VBox([widgets.HBox([model, attack]), quantile, picture]))
+
+
+def record_panel(
+    phi: np.ndarray, inside: np.ndarray, canary: np.ndarray, shown: dict[str, int], interactive: bool
+) -> None:
+    """A record's scores in pipelines with and without it, and LiRA's verdict on the target. Static twin: some records.
+
+    phi : [N, n]; inside : bool [N, n]; canary : bool [n]; shown : name -> record, of the static twin
+    """
+
+    def figure(target: int, record: int):
+        shadows = np.arange(len(phi)) != target
+        inner, outer = (phi[shadows & (inside[:, record] == side), record] for side in (True, False))
+        if not len(inner) or not len(outer):
+            return None
+        nearer = abs(phi[target, record] - inner.mean()) < abs(phi[target, record] - outer.mean())
+        said, truth = ("member" if side else "not a member" for side in (nearer, inside[target, record]))
+        what = f"{'canary' if canary[record] else 'record'} {record}, target {target}"
+        title = f"{what}: nearer to the mean of a {said}; in truth {truth}"
+        return plots.in_and_out(inner, outer, phi[target, record], "score log(p / (1 - p))", title)
+
+    def draw(target: int, record: int) -> None:
+        if (made := figure(target, record)) is None:
+            print("with two pipelines there is no shadow on both sides")
+            return
+        display(made)
+        plt.close(made)
+
+    # Static twin
+    if not interactive:
+        for record in shown.values():
+            draw(0, int(record))
+        return
+    import ipywidgets as widgets
+
+    # Knobs
+    picture = widgets.Output()
+    target = widgets.IntSlider(0, min=0, max=len(phi) - 1, description="target", continuous_update=False)
+    record = widgets.IntSlider(
+        int(next(iter(shown.values()))), min=0, max=phi.shape[1] - 1, description="record", continuous_update=False
+    )
+
+    # The picture follows the knobs
+    def redraw(_=None) -> None:
+        with picture:
+            picture.clear_output(wait=True)
+            draw(target.value, record.value)
+
+    for widget in (target, record):
+        widget.observe(redraw, names="value")
+    redraw()
+    display(widgets.VBox([widgets.HBox([target, record]), picture]))

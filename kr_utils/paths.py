@@ -7,8 +7,8 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
-from kr_utils import InputError, shown
-from kr_utils.stages import ROOT, STAGES
+from kr_utils import InputError, shown, stages
+from kr_utils.stages import ROOT
 
 
 def absolute(text: str | Path, origin: str) -> Path:
@@ -91,5 +91,5 @@ def figures_root(given: str | Path = "") -> Path:
 
 def stage_dir(root: Path, profile: str, dataset: str, seed: int, stage: str) -> Path:
     """The folder of a finished stage; `compare` belongs to the profile, every other stage to a dataset and seed."""
-    notebook = STAGES[stage][0]
-    return root / profile / notebook if stage == "compare" else root / profile / dataset / f"seed{seed}" / notebook
+    name = stages.folder(stage)
+    return root / profile / name if stage == "compare" else root / profile / dataset / f"seed{seed}" / name

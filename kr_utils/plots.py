@@ -331,3 +331,127 @@ def utility_privacy(points: list[dict]) -> Figure:
     axis.margins(0.18)
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure
+
+
+EVIDENCE = {
+    "leaks": ("#B2182B", "white", ""),
+    "no evidence": ("#C6DBEF", "black", ""),
+    "no power": ("white", "#666666", "///"),
+}
+
+
+def release_matrix(cells: dict[tuple[str, str], dict], rows: list[str], columns: list[str], title: str) -> Figure:
+    """What leaks from which artefact (a row each) to which attack: AUC, below it the TPR at 1 % FPR.
+
+    Dark: leaks. Light: no evidence at this power. Hatched: no power. They are told apart in grey, too.
+
+    Parameters
+    ----------
+    cells : (row, column) -> auc (None: the attack could not be made), tpr_1, evidence; other pairs stay empty
+    """
+    figure, axis = plt.subplots(figsize=(1.6 + 0.78 * len(columns), 1.4 + 0.46 * len(rows)))
+    for (row, column), cell in cells.items():
+        x, y = columns.index(column), rows.index(row)
+        fill, ink, hatch = EVIDENCE[cell["evidence"]]
+        box = {"fc": fill, "ec": "#BBBBBB" if hatch else "white", "hatch": hatch, "lw": 1}
+        axis.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, **box))
+
+        # On hatching a number needs a ground
+        text = "—" if cell["auc"] is None else f"{cell['auc']:.2f}"
+        ground = {"bbox": {"fc": "white", "ec": "none", "pad": 1}} if hatch else {}
+        axis.text(x, y - 0.12, text, ha="center", va="center", color=ink, fontsize=9, **ground)
+        if cell["auc"] is not None and cell.get("tpr_1") is not None:
+            axis.text(x, y + 0.27, f"{100 * cell['tpr_1']:.1f} %", ha="center", va="center", color=ink, fontsize=6.5)
+
+    # Names, and what the fills mean
+    axis.set_xticks(range(len(columns)), columns, rotation=40, ha="left", fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    axis.xaxis.tick_top()
+    axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    axis.grid(False)
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    names = {"leaks": "leaks", "no evidence": "no evidence at this power", "no power": "no power"}
+    marks = [
+        plt.Rectangle((0, 0), 1, 1, fc=EVIDENCE[k][0], hatch=EVIDENCE[k][2], ec="#888888", label=v)
+        for k, v in names.items()
+    ]
+    figure.legend(handles=marks, fontsize=8, loc="outside lower center", ncols=3)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def volume_curve(points: list[dict], references: dict[str, tuple[float, float]]) -> Figure:
+    """Leakage and accuracy of Students against how many different synthetic images they saw.
+
+    Parameters
+    ----------
+    points : volume (in multiples of the real images), auc, auc_low, auc_high, accuracy, name; by rising volume
+    references : name -> (AUC, accuracy) of networks without synthetic images, drawn as lines across
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4))
+    x = [point["volume"] for point in points]
+    auc, accuracy = ([point[key] for point in points] for key in ("auc", "accuracy"))
+    spread = np.array([[p["auc"] - p["auc_low"], p["auc_high"] - p["auc"]] for p in points]).T.clip(0)
+    axes[0].errorbar(x, auc, spread, fmt="o-", color=COLOURS["student"], capsize=3, label="Student")
+    axes[0].axhline(0.5, color=COLOURS["chance"], lw=1, ls=":", label="guessing")
+    axes[1].plot(x, 100 * np.array(accuracy), "o-", color=COLOURS["student"])
+
+    # What real training has, and names of the points
+    for k, (name, (level, right)) in enumerate(references.items()):
+        style = {"color": (COLOURS["real"], COLOURS["control"])[k % 2], "ls": ("--", "-.")[k % 2], "lw": 1.3}
+        axes[0].axhline(level, label=name, **style)
+        axes[1].axhline(100 * right, **style)
+    for point in points:
+        for axis, y in ((axes[0], point["auc"]), (axes[1], 100 * point["accuracy"])):
+            axis.annotate(point["name"], (point["volume"], y), (3, 6), textcoords="offset points", fontsize=7)
+    for axis, label in zip(axes, ("AUC of the attack", "accuracy on non-members (%)")):
+        axis.set(xscale="log", xlabel="different synthetic images / real images", ylabel=label)
+        _plain_numbers(axis.xaxis)
+        axis.margins(0.12)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
+    return figure
+
+
+def privacy_plane(points: list[dict], xlabel: str) -> Figure:
+    """Accuracy against the attack's AUC, a numbered point per artefact: up is more useful, to the left leaks less.
+
+    points : name, auc, auc_low, auc_high, accuracy, key (of `COLOURS`)
+    """
+    figure, (axis, names) = plt.subplots(1, 2, figsize=(8.2, 4.4), width_ratios=(3, 1.3))
+    keys = list(dict.fromkeys(point["key"] for point in points))
+    for number, point in enumerate(points, 1):
+        x, y, k = point["auc"], 100 * point["accuracy"], keys.index(point["key"])
+        spread = [[max(0, x - point["auc_low"])], [max(0, point["auc_high"] - x)]]
+        style = {"color": COLOURS[point["key"]], "fmt": MARKERS[k % 7], "capsize": 2, "markersize": 7, "lw": 1}
+        axis.errorbar(x, y, xerr=spread, **style)
+        axis.annotate(str(number), (x, y), (5, 4), textcoords="offset points", fontsize=8)
+
+        # The list beside it
+        height = 1 - (number - 0.5) / max(12, len(points))
+        names.plot(0.03, height, MARKERS[k % 7], color=COLOURS[point["key"]], markersize=6)
+        names.text(0.1, height, f"{number}  {point['name']}", va="center", fontsize=8)
+    names.set(xlim=(0, 1), ylim=(0, 1))
+    names.axis("off")
+    axis.axvline(0.5, color=COLOURS["chance"], lw=1, ls=":")
+    axis.set(xlabel=xlabel, ylabel="accuracy on non-members (%)")
+    axis.margins(0.12)
+    return figure
+
+
+def in_and_out(inner: np.ndarray, outer: np.ndarray, target: float, xlabel: str, title: str) -> Figure:
+    """A record's scores in pipelines with it and without it, each with its Gaussian; the target's as a line."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.0))
+    low, high = np.min([*inner, *outer, target]), np.max([*inner, *outer, target])
+    line = np.linspace(low - 0.2 * (high - low + 1), high + 0.2 * (high - low + 1), 200)
+    for k, (name, values, colour) in enumerate((("with it", inner, "real"), ("without it", outer, "student"))):
+        spread = max(float(np.std(values)), 1e-3)
+        density = np.exp(-((line - np.mean(values)) ** 2) / (2 * spread**2)) / spread / (2 * np.pi) ** 0.5
+        style = {"color": COLOURS[colour], "ls": ("-", "--")[k]}
+        axis.plot(line, density, label=f"shadows {name}", **style)
+        axis.plot(values, np.full(len(values), -0.03 * (k + 1)), ("|", "x")[k], color=COLOURS[colour], markersize=8)
+    axis.axvline(target, color="black", lw=1.4, label="the target")
+    axis.set(xlabel=xlabel, ylabel="density", title=title)
+    axis.legend(fontsize=8)
+    return figure

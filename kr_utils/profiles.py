@@ -116,6 +116,30 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """Whatever it does not name (epochs, steps, knobs) is as the target's."""
+
+    pipelines: int = number(16, least=2, most=1000)  # even; each image is in half of them (run_all.py --audit)
+    canaries: float = number(0.05, least=0, most=0.5)  # share of the images that get a wrong label; 0: none
+    queries: int = number(5, most=1000)  # views of each image that classifiers are asked about
+    noises: int = number(8, most=1000)  # for each noise level of the attack on the Generator's weights
+    ablation: int = number(1, least=0, most=1)  # 1: the other three corners of the 2x2, too
+    controls: int = number(0, least=0, most=1)  # 1: and the Students that are the controls of 05
+    few: int = number(0, least=0, most=1)  # 1: and one of few-step images, where 04 did not choose them
+    volumes: tuple[int, ...] = number((1, 20))  # synthetic images, in multiples of the real ones
+    epsilons: tuple[float, ...] = number((8.0,), most=1000)  # of DP-SGD
+    dp_epochs: int = number(40)
+    overfit_epochs: int = number(40)  # of the positive control
+
+
+@dataclass(frozen=True)
+class Audit:
+    pipelines: int = number(16, least=2, most=1000)  # as many as there are shadows (run_all.py --audit)
+    draws: int = number(300, most=10**6)  # bootstrap of each cell of the matrix
+    lam: float = number(2.0, most=1000)  # lambda of AOP
+
+
+@dataclass(frozen=True)
 class Compare:
     examples: int = number(6, most=100)  # images per class in the grid
 
@@ -129,6 +153,8 @@ class Profile:
     tuning: Tuning = field(default_factory=Tuning)
     distillation: Distillation = field(default_factory=Distillation)
     membership: Membership = field(default_factory=Membership)
+    shadow: Shadow = field(default_factory=Shadow)
+    audit: Audit = field(default_factory=Audit)
     release: Release = field(default_factory=Release)
     compare: Compare = field(default_factory=Compare)
 
@@ -151,6 +177,10 @@ PROFILES: dict[str, Profile] = {
         ),
         distillation=Distillation(epochs=2, period=1, images=300),
         membership=Membership(overfit_images=64, overfit_epochs=60, released=300, draws=200),
+        shadow=Shadow(
+            pipelines=2, queries=2, noises=2, controls=1, few=1, volumes=(1, 2), dp_epochs=2, overfit_epochs=30
+        ),
+        audit=Audit(pipelines=2, draws=100),
     ),
     "quick": Profile(),
     "laptop": Profile(
@@ -181,6 +211,7 @@ PROFILES: dict[str, Profile] = {
         # Softer labels brought validation probabilities nearer to the Teacher's.
         distillation=Distillation(epochs=40, period=10, images=2000),
         membership=Membership(overfit_epochs=60),
+        shadow=Shadow(volumes=(1, 2, 5, 10, 20)),
     ),
     "paper": Profile(
         teacher=Teacher(
@@ -212,6 +243,16 @@ PROFILES: dict[str, Profile] = {
         ),
         distillation=Distillation(epochs=200, period=1, images=0),
         membership=Membership(overfit_images=500, overfit_epochs=100, released=10_000),
+        shadow=Shadow(
+            pipelines=64,
+            queries=10,
+            controls=1,
+            few=1,
+            volumes=(1, 2, 5, 10, 20),
+            epsilons=(1.0, 8.0),
+            dp_epochs=100,
+        ),
+        audit=Audit(pipelines=64, draws=1000),
     ),
 }
 
@@ -290,6 +331,8 @@ def _parse(name: str, value, kind, limits):
     if given > most:
         why = "" if most == 1 else "that is more than any run can do; "
         raise InputError(f"{name} is {str(given)[:60]}; {why}it must be at most {most}")
+    if name.endswith(".pipelines") and given % 2:
+        raise InputError(f"{name} is {given}; it must be even, for each image is in half of the pipelines")
     if name == "teacher.depth" and (given - 2) % 6:
         raise InputError(f"{name} is {given}; a CIFAR ResNet has 6n + 2 layers: 8, 14, 20, ...")
     if name == "generator.width" and given % 8:

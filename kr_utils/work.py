@@ -6,7 +6,7 @@ of work takes on a computer. What a stage does twice over (several Teachers, sev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 # What is counted. Passes are single images through a network. Those called `short` are of short Students and of all
@@ -30,7 +30,13 @@ DRAWS = 1.5  # images drawn per image kept under a filter threshold, 1 to recycl
 
 # Starts of Python per stage: the kernel's own, then what figures and files cost (measured in the smoke profile).
 STARTS = {"start": 1.1, "teacher": 1.4, "generator": 1.6, "checkpoints": 1.5, "tuning": 1.8, "distillation": 1.8}
-STARTS |= {"membership": 1.6, "release": 3.0, "compare": 1.4}
+STARTS |= {"membership": 1.6, "shadow": 2.0, "audit": 3.0, "release": 3.0, "compare": 1.4}
+DP_STEP = 4.5  # trainings of an image that one with a gradient of its own costs
+FITTED = 8  # classifiers of an audit that attack models are fitted to
+FIT = 0.2  # starts of Python that this costs for each pipeline
+ATTACKED = 14  # cells of the release matrix per artefact, about, with those of its controls
+CLUSTERED = 900  # draws that each cell needs for its standard error (audit.CLUSTERED_DRAWS)
+LEVELS = 4  # noise levels at which a Generator is asked (shadow.SIGMAS)
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ def of_stage(stage: str, budgets, sizes: Sizes, workers: int = 1) -> dict[str, f
     budgets : a `profiles.Profile`, for a stage's work follows other stages' budgets too
     workers : processes that train classifiers and draw images side by side, >= 1
     """
-    count = {"generator": _generator, "membership": _membership, "release": _release}
+    count = {"generator": _generator, "membership": _membership, "shadow": _shadow, "audit": _audit}
+    count["release"] = _release
     found = {"start": STARTS[stage]}
     if stage in count:
         found |= count[stage](budgets, sizes)
@@ -201,6 +208,55 @@ def _release(budgets, sizes: Sizes) -> dict[str, float]:
         "compare": (sizes.train + sizes.test) * (2 * budget.images + fewer) * values,
         "resample": 4 * budget.draws * (sizes.train + sizes.test),
     }
+
+
+def _halves(sizes: Sizes) -> tuple[int, int]:
+    """(members of a pipeline, all images that it is asked about), as `shadow.pool` cuts them; duplicates left aside."""
+    total = sizes.train + sizes.val + sizes.test
+    pool = min(2 * sizes.train, int(0.8 * total)) // 2 * 2
+    return pool // 2, pool + min(total - pool, sizes.train)
+
+
+def _shadow(budgets, sizes: Sizes) -> dict[str, float]:
+    budget, target = budgets.shadow, budgets.distillation
+    n, asked = _halves(sizes)
+    half, batch = replace(sizes, train=n), budgets.teacher.batch
+    size, teachers = target.images or n, budgets.teacher.members
+
+    # On real images: Teachers, one without augmentation, one that overfits, DP-SGD
+    epochs = _teacher_epochs(budgets, half)
+    private = DP_STEP * budget.dp_epochs * len(budget.epsilons)
+    train = n * ((teachers + 1) * epochs + budget.overfit_epochs + private)
+
+    # Students, most of them labelled by the Teachers
+    long = epochs_within(target.epochs, size, batch=batch, least_steps=epochs * max(1, n // batch))
+    soft = 1 + budget.ablation + budget.few + len(budget.volumes) + 3 * budget.controls
+    hard = 2 * budget.ablation + 2 * budget.controls
+    each, sets = _chosen(budgets, long)
+    drawn = (1 + 2 * budget.controls) * sets * _blocks(size) * each + max(budget.volumes) * _blocks(n) * each
+    few = budget.few * bool(budgets.tuning.few_steps)
+    drawn += few * long * _blocks(size) * min(budgets.tuning.few)
+    paint = _generator(budgets, half)["paint"] + few * _few_step(budgets)["paint"]
+    drawn += few * _few_step(budgets)["draw"]
+
+    # What is stored of each image
+    networks = teachers + 3 + len(budget.epsilons) + soft + hard
+    return {
+        "train": train + (soft + hard) * long * size,
+        "label": soft * long * size * teachers,
+        "predict": networks * asked * budget.queries,
+        "paint": paint,
+        "draw": drawn + asked * budget.noises * LEVELS,
+        "compare": asked * n * sizes.channels * sizes.height * sizes.width,
+    }
+
+
+def _audit(budgets, sizes: Sizes) -> dict[str, float]:
+    shadow, several = budgets.shadow, budgets.audit.pipelines
+    artefacts = 6 + len(shadow.epsilons) + 4 * shadow.ablation + 5 * shadow.controls + shadow.few + 2
+    decisions = several * 2 * _halves(sizes)[0]
+    draws = artefacts * ATTACKED * (budgets.audit.draws + CLUSTERED)
+    return {"resample": draws * decisions, "start": STARTS["audit"] + FITTED * FIT * several}
 
 
 def _evaluations(guidance: float, steps: int) -> float:

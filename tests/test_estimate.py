@@ -144,6 +144,8 @@ def test_the_count_grows_with_each_budget():
         "tuning": ("epochs", "students", "images", "few_steps"),
         "distillation": ("epochs", "images"),
         "membership": ("overfit_images", "overfit_epochs", "released", "draws"),
+        "shadow": ("queries", "noises", "overfit_epochs", "dp_epochs"),
+        "audit": ("pipelines", "draws"),
     }
 
     def total(chosen):
@@ -306,6 +308,10 @@ def test_a_known_time_is_not_replaced_by_an_estimate(tmp_path):
     times = {"digits": dict.fromkeys(stages.STAGES, 60.0)}
     assert [job.expected for job in estimate.filled(jobs, times)] == [60, 7, *[60] * 6]
     assert [job.expected for job in estimate.filled(jobs, {})] == [None, 7, *[None] * 6]
+    jobs = plan.plan("smoke", ["digits"], [0], {"digits": "c"}, asked=("shadow", "audit"), **options)
+    assert [(job.stage, job.expected) for job in estimate.filled(jobs, times)][7:10] == [
+        ("shadow-00", 60), ("shadow-01", 60), ("audit", 60),
+    ]  # fmt: skip
     assert report.dry_run(estimate.filled(jobs, times))[0].endswith("(about 1.0 min)")
 
 

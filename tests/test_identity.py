@@ -19,12 +19,14 @@ ALL = set(STAGES)
 # What is made from a stage's result, itself included, told by hand: not by the code under test.
 FROM = {
     "start": {"start", "compare"},
-    "teacher": {"teacher", "checkpoints", "tuning", "distillation", "membership", "compare"},
-    "generator": {"generator", "checkpoints", "tuning", "distillation", "membership", "compare"},
-    "checkpoints": {"checkpoints", "tuning", "distillation", "membership", "compare"},
-    "tuning": {"tuning", "distillation", "membership", "compare"},
-    "distillation": {"distillation", "membership", "compare"},
+    "teacher": {"teacher", "checkpoints", "tuning", "distillation", "membership", "shadow", "audit", "compare"},
+    "generator": {"generator", "checkpoints", "tuning", "distillation", "membership", "shadow", "audit", "compare"},
+    "checkpoints": {"checkpoints", "tuning", "distillation", "membership", "shadow", "audit", "compare"},
+    "tuning": {"tuning", "distillation", "membership", "shadow", "audit", "compare"},
+    "distillation": {"distillation", "membership", "shadow", "audit", "compare"},
     "membership": {"membership", "compare"},
+    "shadow": {"shadow", "audit", "compare"},
+    "audit": {"audit", "compare"},
     "compare": {"compare"},
 }
 # What a changed constant in a definition reruns, told by hand: the stages whose number cells can come to it, and what
@@ -44,7 +46,7 @@ REACHED = {
     "metrics.wilson": FROM["teacher"],
     "metrics.cas_gap": FROM["distillation"],
     "metrics.bootstrap_auc": FROM["membership"],
-    "metrics.aop": FROM["membership"],
+    "metrics.aop": FROM["membership"] | FROM["audit"],
     "generator.steps_for": FROM["generator"],
     "generator._mirror": FROM["generator"],
     "generator.checkpoint_steps": FROM["generator"],
@@ -67,10 +69,17 @@ REACHED = {
     "selection._as_good": FROM["checkpoints"],
     "selection.gap_to": FROM["checkpoints"],
     "selection.cheapest": FROM["tuning"],
-    "attacks.scores": FROM["membership"],
-    "attacks.nearest": FROM["membership"],
+    "attacks.scores": FROM["membership"] | FROM["audit"],
+    "attacks.nearest": FROM["membership"] | FROM["shadow"],
     "attacks.shift": FROM["membership"],
-    "metrics.blind_tpr": FROM["membership"],
+    "metrics.blind_tpr": FROM["membership"] | FROM["audit"],
+    "shadow.OTHERS": FROM["shadow"],
+    "shadow.SIGMAS": FROM["shadow"],
+    "dpsgd.CLIP": FROM["shadow"],
+    "audit.halves": FROM["shadow"],
+    "audit.pooled": FROM["audit"],
+    "shadow_attacks.LEAST": FROM["audit"],
+    "evidence.copied": FROM["audit"],
     "metrics.two_way": {"compare"},
     "metrics.two_way_auc": {"compare"},
     "intervals.right": {"compare"},
@@ -83,24 +92,25 @@ REACHED = {
 
 
 def make(root, datasets=("digits",), seeds=(0,), checksums=None, **more):
-    """The driver's plan."""
-    options = {"overrides": {}, "root": root, "figures": root / "figures"} | more
+    """The driver's plan, with an audit of two pipelines."""
+    options = {"overrides": {}, "root": root, "figures": root / "figures", "asked": stages.ON_REQUEST} | more
     return plan.plan("smoke", list(datasets), list(seeds), checksums or dict.fromkeys(datasets, "c"), **options)
 
 
 def pretend(job, checksum="c"):
     """Write a finished stage as its notebook would."""
     where = {"dataset": job.dataset, "profile": "smoke", "seed": job.seed}
-    budget = profiles.budget(job.stage, "smoke", job.parameters["overrides"])
+    kind, number = stages.kind(job.stage), job.parameters.get("number")
+    budget = profiles.budget(kind, "smoke", job.parameters["overrides"])
     checksum = "" if job.stage == "compare" else checksum
-    opened = runs.begin(job.stage, budget, checksum=checksum, runs_dir=job.parameters["runs_dir"], **where)
+    opened = runs.begin(kind, budget, checksum=checksum, runs_dir=job.parameters["runs_dir"], number=number, **where)
     for done in opened.upstream.values():
         assert done.metrics  # it reads this of all of them
     opened.finish({"figures": {}} if job.stage == "compare" else {"number": job.seed})
 
 
 def stale(jobs):
-    return {job.stage for job in jobs if not job.reuse}
+    return {stages.kind(job.stage) for job in jobs if not job.reuse}
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +160,7 @@ def append(project, name, text):
 
 def edit_cell(project, stage, tag, text):
     """Add a line to the first code cell with this tag (None: with no tag)."""
-    path = project / "notebooks" / f"{stages.STAGES[stage][0]}.ipynb"
+    path = project / "notebooks" / f"{stages.notebook(stage)}.ipynb"
     notebook = json.loads(path.read_text())
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     cell = next(c for c in cells if (tag in c["metadata"].get("tags", []) if tag else not c["metadata"].get("tags")))
@@ -289,9 +299,9 @@ def test_a_changed_notebook_reruns_itself_and_what_is_made_from_it(stage, copy, 
         edit_cell(copy, stage, tag, "extra: int = 1")
     assert stale(make(root)) == set()
     edit_cell(copy, stage, None, "extra = 1")
-    jobs = {job.stage: job for job in make(root)}
-    assert stale(jobs.values()) == FROM[stage]
-    assert "the notebook's code changed" in jobs[stage].reason
+    jobs = make(root)
+    assert stale(jobs) == FROM[stage]
+    assert all("the notebook's code changed" in job.reason for job in jobs if stages.kind(job.stage) == stage)
 
 
 def test_a_cell_that_draws_does_not_retrain(copy, root):
@@ -308,7 +318,7 @@ def test_a_notebook_with_a_typo_is_named(copy):
 
 def cells(stage):
     """(tags, parsed code) of a notebook's code cells."""
-    path = stages.NOTEBOOKS / f"{stages.STAGES[stage][0]}.ipynb"
+    path = stages.NOTEBOOKS / f"{stages.notebook(stage)}.ipynb"
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "code":
             yield set(cell["metadata"].get("tags", [])), ast.parse("".join(cell["source"]))
@@ -361,17 +371,20 @@ def test_every_import_is_one_that_is_followed():
         ("tuning.guidance=1,3", "guidance [1.0, 2.0] -> [1.0, 3.0]"),
         ("distillation.period=2", "period 1 -> 2"),
         ("membership.draws=100", "draws 200 -> 100"),
+        ("shadow.queries=3", "queries 2 -> 3"),
+        ("audit.draws=50", "draws 100 -> 50"),
         ("compare.examples=2", "examples 6 -> 2"),
     ],
 )
 def test_a_parameter_reruns_exactly_what_depends_on_it(setting, reason, root):
     overrides = plan.parse_settings([setting], "smoke")
-    jobs = {job.stage: job for job in make(root, overrides=overrides)}
+    jobs = make(root, overrides=overrides)
     stage = setting.split(".")[0]
-    assert stale(jobs.values()) == FROM[stage]
-    assert jobs[stage].reason == reason
-    for other in FROM[stage] - {stage, "compare"}:
-        assert "is new" in jobs[other].reason, "and it says through which stage"
+    assert stale(jobs) == FROM[stage]
+    assert {job.reason for job in jobs if stages.kind(job.stage) == stage} == {reason}
+    for job in jobs:
+        if stages.kind(job.stage) in FROM[stage] - {stage, "compare"}:
+            assert "is new" in job.reason, "and it says through which stage"
 
 
 def test_the_same_value_given_again_reruns_nothing(root):
@@ -381,7 +394,8 @@ def test_the_same_value_given_again_reruns_nothing(root):
 
 def test_another_seed_or_dataset_leaves_the_first_alone(root):
     more = make(root, seeds=(0, 1))
-    assert {(job.stage, job.seed) for job in more if not job.reuse} == {(s, 1) for s in STAGES[:-1]} | {("compare", 0)}
+    usual = {(stage, 1) for stage in stages.USUAL if stage != "compare"}
+    assert {(job.stage, job.seed) for job in more if not job.reuse} == usual | {("compare", 0)}, "one seed is audited"
     more = make(root, datasets=("digits", "breastmnist"))
     assert {job.dataset for job in more if not job.reuse} == {"breastmnist", ""}
 
@@ -389,18 +403,21 @@ def test_another_seed_or_dataset_leaves_the_first_alone(root):
 @pytest.mark.parametrize("stage", STAGES[:-1])
 def test_a_stage_made_again_with_other_bytes_makes_all_below_it_stale(stage, root):
     """The very same recipe on another number of threads, say: what was made from the old bytes does not stand."""
-    job = next(job for job in make(root) if job.stage == stage)
+    job = next(job for job in make(root) if stages.kind(job.stage) == stage)
     pretend_again(job, {"number": 0.5})
     assert stale(make(root)) == FROM[stage] - {stage}
-    assert all(f"{stage} is new" in job.reason for job in make(root) if job.stage in FROM[stage] - {stage, "compare"})
+    below = [other for other in make(root) if stages.reads(other.stage, job.stage)]
+    assert all(f"{job.stage} is new" in other.reason for other in below)
     pretend_again(job, {"number": 0})
-    assert stale(make(root)) == {"compare"}, "the old bytes again: what was made from them stands, but for manifests"
+    shown = {"compare"} - ({"compare"} if stage == "shadow" else set())  # which reads no shadow, only its audit
+    assert stale(make(root)) == shown, "the old bytes again: what was made from them stands, but for manifests"
 
 
 def pretend_again(job, results):
-    budget = profiles.budget(job.stage, "smoke", job.parameters["overrides"])
-    where = {"dataset": job.dataset, "profile": "smoke", "seed": job.seed, "checksum": "c"}
-    opened = runs.begin(job.stage, budget, runs_dir=job.parameters["runs_dir"], **where)
+    kind, number = stages.kind(job.stage), job.parameters.get("number")
+    budget = profiles.budget(kind, "smoke", job.parameters["overrides"])
+    where = {"dataset": job.dataset, "profile": "smoke", "seed": job.seed, "checksum": "c", "number": number}
+    opened = runs.begin(kind, budget, runs_dir=job.parameters["runs_dir"], **where)
     for done in opened.upstream.values():
         assert done.metrics
     opened.finish(results)

@@ -65,6 +65,11 @@ FLOORS = {
     "bundle": {"classifier", "data", "owned", "releasable", "released", "stages"},
     "card": {"belief", "bundle", "data", "licences", "metrics", "owned", "plots", "releasable", "released"},
     "predict": set(),  # copied into each bundle, where it is alone
+    "dpsgd": {"classifier", "data"},
+    "shadow": {"audit", "classifier", "data", "generator", "sampling", "seeds", "stacked"},
+    "evidence": {"attacks", "audit", "metrics", "shadow_attacks"},
+    "shadow_attacks": {"metrics"},
+    "audit": {"metrics"},
     "work": set(),
     "speed": {"attacks", "classifier", "data", "generator", "precision", "sampling"},
     "panels": {"attacks", "generator", "plots", "sampling"},

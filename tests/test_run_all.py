@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import assert_no_pickle_inside
 
-from kr_utils import data, profiles, runs, stages, work
+from kr_utils import data, evidence, profiles, runs, stages, work
 from kr_utils.driver import execute, plan
 from kr_utils.runs import code
 
@@ -34,6 +34,7 @@ def test_help_answers_at_once_and_loads_nothing_heavy():
         "--seeds",
         "--set",
         "--until",
+        "--audit",
         "--dry-run",
         "--keep-going",
         "--debug",
@@ -147,10 +148,13 @@ if "KR_TRACE" in os.environ and not any("run_all" in word for word in sys.orig_a
 """
 
 
+AUDITED = plan.stages_until(None, ("shadow", "audit"))  # the stages of a run with an audit
+
+
 def drive_traced(folder, *args):
     """A run whose kernels and workers note what they call of kr_utils, a file per stage."""
     (folder / "sitecustomize.py").write_text(TRACE)
-    for stage in stages.USUAL:
+    for stage in AUDITED:
         paths = os.pathsep.join([str(folder), str(ROOT)])
         out = drive(*args, "--until", stage, PYTHONPATH=paths, KR_TRACE=str(folder / stage))
         assert out.returncode == 0, out.stdout + out.stderr
@@ -159,7 +163,7 @@ def drive_traced(folder, *args):
 def check_all_called_is_in_the_identity(folder):
     """Every function of the method that was called is one that `code` says the stage can come to."""
     method = code._method()
-    for stage in stages.USUAL:
+    for stage in AUDITED:
         every = "\n".join(source for source, tags, _ in code.notebook_cells(stage) if tags != {"parameters"})
         can, called = code.definitions(every, method), set()
         for line in (folder / stage).read_text().splitlines():
@@ -203,13 +207,37 @@ def check_counts(root):
     assert seen == work.of_stage("distillation", chosen, sizes)["train"]
 
 
+def check_audit(root):
+    """What the audit of two pipelines says, with all that may be said of two."""
+    found = numbers(root, "smoke", "digits", 0, "audit")
+    assert (found["pipelines"], found["pool"]) == (2, 600)
+    rows = {(row["artefact"], row["attack"]): row for row in found["matrix"]}
+    artefacts = {artefact for artefact, _ in rows}
+    students = {f"student-{name}" for name in ("hard_fixed", "soft_fixed", "hard_regenerated", "few_step", "textures")}
+    assert (
+        artefacts > {"real", "real-plain", "teacher", "ensemble", "student", "images", "generator", "dp-sgd"} | students
+    )
+    assert rows["real", "lira"]["auc"] is None, "two pipelines are too few for LiRA"
+    assert rows["real", "lira"]["evidence"] == "no power"
+    for row in found["matrix"]:
+        assert set(row) == set(evidence.KEPT)
+        if row["auc"] is not None:
+            assert 0 <= row["auc_low"] <= row["auc"] <= row["auc_high"] <= 1
+            assert row["aop"] == pytest.approx(row["accuracy"] / (2 * max(row["auc"], 0.5)) ** found["lambda"])
+    assert found["controls"]["positive"]["loss"]["auc_low"] > 0.5, "a network that has memorised its members is caught"
+    assert found["believed"], found["doubts"]
+    for word in ("private", "immune", "safe"):
+        assert word not in found["words"]
+
+
 @pytest.mark.slow
 def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
     root, figures = tmp_path / "runs", tmp_path / "figures"
-    drive_traced(tmp_path, "--profile", "smoke")
+    drive_traced(tmp_path, "--profile", "smoke", "--audit")
     check_all_called_is_in_the_identity(tmp_path)
     check_schema(root, "digits")
     check_counts(root)
+    check_audit(root)
     made = {p.name for p in (figures / "smoke").iterdir()}
     for name in (
         "pipeline",
@@ -221,6 +249,7 @@ def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
         "cas",
         "roc-digits",
         "utility-privacy",
+        "audit-digits-0",
     ):
         assert {f"{name}.png", f"{name}.pdf", f"{name}.txt"} <= made
     assert {"results.csv", "results.md"} <= made

@@ -34,7 +34,7 @@ from kr_utils.driver.plan import Job
 from kr_utils.runs import code, machine
 
 LOADED = code.code_version()  # of the code in this process; a worker may be older than its files
-NO_GPU = {"start", "compare"}  # stages that a GPU would not help
+NO_GPU = {"start", "audit", "compare"}  # stages that a GPU would not help
 PATIENCE = 20  # seconds that a scheduler may take for an answer
 LOOK = 5  # seconds that a connection to it, and a first word, may take
 FAREWELL = 5  # seconds that each step of the closing may take

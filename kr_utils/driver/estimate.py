@@ -148,7 +148,8 @@ def filled(jobs: list[Job], times: dict[str, dict[str, float]]) -> list[Job]:
     any_ = next(iter(times.values()), {})
 
     def expected(job: Job) -> float | None:
-        return job.expected or times.get(job.dataset, any_ if job.stage == "compare" else {}).get(job.stage)
+        mine = times.get(job.dataset, any_ if job.stage == "compare" else {})
+        return job.expected or mine.get(stages.kind(job.stage))
 
     return [replace(job, expected=expected(job)) for job in jobs]
 

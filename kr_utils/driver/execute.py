@@ -66,7 +66,7 @@ def execute(
 
     # papermill only warns of a parameter that there is not
     logging.getLogger("papermill").setLevel(logging.CRITICAL + 1)  # what it logs it raises as well
-    notebook = stages.NOTEBOOKS / f"{stages.STAGES[job.stage][0]}.ipynb"
+    notebook = stages.NOTEBOOKS / f"{stages.notebook(job.stage)}.ipynb"
     unknown = set(job.parameters) - cells.parameters(job.stage)
     if unknown:
         raise StageFailed(f"{notebook.name} declares no parameter {sorted(unknown)[0]!r}")

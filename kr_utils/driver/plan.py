@@ -33,17 +33,39 @@ class Job:
 
     @property
     def title(self) -> str:
-        return f"{self.where}  {stages.STAGES[self.stage][0]}"
+        return f"{self.where}  {stages.folder(self.stage)}"
 
 
-def stages_until(until: str | None) -> list[str]:
-    """The stages to run, in order; `until` is the last one (default: all but those that run on request)."""
-    names = list(stages.USUAL)
+def stages_until(until: str | None, asked: tuple[str, ...] = ()) -> list[str]:
+    """The stages to run, in order; `until` is the last one (default: all).
+
+    asked : those of `stages.ON_REQUEST` that are wanted
+    """
+    names = [name for name in stages.STAGES if name in stages.USUAL or name in asked]
     if until is None:
         return names
+    if until not in stages.STAGES:
+        raise InputError(f"unknown stage {until[:60]!r} in --until; choose one of: {', '.join(stages.STAGES)}")
     if until not in names:
-        raise InputError(f"unknown stage {until[:60]!r} in --until; choose one of: {', '.join(names)}")
+        raise InputError(f"--until {until}: {stages.notebook(until)} runs only when it is asked for, see --help")
     return names[: names.index(until) + 1]
+
+
+def audit_of(pipelines: int, overrides: dict[str, dict]) -> tuple[tuple[str, ...], dict[str, dict]]:
+    """The stages that an audit of so many pipelines asks for, and the overrides with that number; () for 0.
+
+    Raises
+    ------
+    InputError
+        The overrides name another number.
+    """
+    if not pipelines:
+        return (), overrides
+    asked = ("shadow", "audit")
+    for stage in asked:
+        if (other := overrides.get(stage, {}).get("pipelines", pipelines)) != pipelines:
+            raise InputError(f"--set {stage}.pipelines={other} and --audit {pipelines} differ; give --audit alone")
+    return asked, overrides | {stage: overrides.get(stage, {}) | {"pipelines": pipelines} for stage in asked}
 
 
 def parse_settings(settings: list[str], profile: str) -> dict[str, dict]:
@@ -74,6 +96,7 @@ def plan(
     until: str | None = None,
     only: tuple[str, ...] = (),
     force: bool = False,
+    asked: tuple[str, ...] = (),
 ) -> list[Job]:
     """Every stage in running order, each marked run or reuse with the reason.
 
@@ -83,26 +106,29 @@ def plan(
     overrides : as `parse_settings` makes them
     root, figures : absolute folders of runs and figures
     until, only : the last stage, or which stages instead of the usual ones
+    asked : stages that run only when they are asked for, for each dataset's first seed
     """
     folders.interval()  # refuses a bad KR_SAVE_SECONDS before anything runs
     jobs: list[Job] = []
-    wanted = only or stages_until(until)
+    wanted = only or stages_until(until, asked)
+    several = profiles.budget("shadow", profile, overrides.get("shadow")).pipelines
     common = {"profile": profile, "runs_dir": str(root), "interactive": False}
 
     # What stages took before, of any seed: the time that is expected.
     seconds: dict[tuple[str, str], list[float]] = {}  # dataset, stage
     for (dataset, _), done in runs.find(root, profile).items():
         for stage, item in done.items():
-            seconds.setdefault((dataset, stage), []).append(item.manifest["seconds"])
+            seconds.setdefault((dataset, stages.kind(stage)), []).append(item.manifest["seconds"])
 
     for dataset in datasets:
         for seed in seeds:
             mine: dict[str, Job] = {}
-            for stage in [s for s in wanted if s != "compare"]:
+            own = [s for s in wanted if s != "compare" and (s not in asked or seed == seeds[0])]
+            for stage in [name for s in own for name in stages.expanded(s, several)]:
                 parameters = {**common, "dataset": dataset, "seed": seed, "data_root": data_root}
                 job = _job(stage, dataset, seed, checksums[dataset], mine, overrides, parameters, root, force)
-                if job.expected is None and (dataset, stage) in seconds:
-                    job = replace(job, expected=fmean(seconds[dataset, stage]))
+                if job.expected is None and (dataset, stages.kind(stage)) in seconds:
+                    job = replace(job, expected=fmean(seconds[dataset, stages.kind(stage)]))
                 mine[stage] = job
                 jobs.append(job)
     if "compare" in wanted:
@@ -114,8 +140,10 @@ def plan(
 
 def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, force) -> Job:
     """above : name of each stage that this one reads -> its job"""
-    profile = parameters["profile"]
-    budget = profiles.budget(stage, profile, overrides.get(stage))
+    profile, kind = parameters["profile"], stages.kind(stage)
+    budget = profiles.budget(kind, profile, overrides.get(kind))
+    if stage != kind:
+        parameters = {**parameters, "number": int(stage.removeprefix(f"{kind}-"))}
     parts = identity.ingredients(stage, dataset, seed, asdict(budget), checksum)
     folder = runs.stage_dir(root, profile, dataset, seed, stage)
 
@@ -138,7 +166,7 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
         seed,
         folder,
         # papermill hands on numbers, texts, lists and dicts, but not tuples.
-        {**parameters, "overrides": runs.plain(overrides.get(stage, {}))},
+        {**parameters, "overrides": runs.plain(overrides.get(kind, {}))},
         parts,
         reuse,
         reason,
@@ -159,7 +187,7 @@ def _what_is_stale(done: runs.Done, parts: dict, above: dict[str, Job], figures:
     if parts["stage"] != "compare":
         there = {name: item for name, job in above.items() if (item := runs.read(job.folder))}
         new += [name for name in runs.outdated(done, there) if name not in new]
-        return "; ".join(f"{name} is new" for name in new)
+        return _are_new(new)
 
     # The comparison reads every run that may be shown, of this plan or not.
     shown, _ = runs.find_current(root, done.manifest["parameters"]["profile"])
@@ -167,8 +195,18 @@ def _what_is_stale(done: runs.Done, parts: dict, above: dict[str, Job], figures:
     new += [name for name in there if name not in read] + runs.outdated(done, there)
     new += [name for name in read if name not in there and name not in above]
     if new:
-        return "; ".join(f"{name} is new" for name in dict.fromkeys(new))
+        return _are_new(list(dict.fromkeys(new)))
     return "" if _figures_stand(done, figures) else "its figures are not in the figures folder as it made them"
+
+
+def _are_new(names: list[str]) -> str:
+    """Which stages are new, in words; of a stage that is run several times over how many."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        place, _, stage = name.rpartition("/")
+        kinds.setdefault(f"{place}/{stages.kind(stage)}".lstrip("/"), []).append(name)
+    words = [f"{own[0]} is new" if len(own) == 1 else f"{len(own)} of {kind} are new" for kind, own in kinds.items()]
+    return "; ".join(words)
 
 
 def again(job: Job, jobs: list[Job]) -> Job:
@@ -177,7 +215,7 @@ def again(job: Job, jobs: list[Job]) -> Job:
     if job.reuse or done is None or job.reason == "--force":
         return job
     above = {other.stage: other for other in jobs if (other.dataset, other.seed) == (job.dataset, job.seed)}
-    above = {name: replace(other, reuse=True) for name, other in above.items() if name in stages.STAGES[job.stage][1]}
+    above = {name: replace(other, reuse=True) for name, other in above.items() if stages.reads(job.stage, name)}
     if _what_is_stale(done, job.parts, above, Path(), Path()):
         return job
     return replace(job, reuse=True, reason="what it reads came out as it was")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from kr_utils import belief, runs, stages
 from kr_utils.driver import plan
 
-STAGES = [stage for stage in stages.STAGES if stage != "compare"]
+STAGES = [stage for stage in stages.USUAL if stage != "compare"]
 
 SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "to ensemble", "AUC real", "AUC Student", "time")
 UNKNOWN_WIDTH = 160  # columns, where the output is no terminal
@@ -33,7 +34,7 @@ class Reporter:
         self.since: dict[Path, float] = {}
         self.latest: dict[Path, str] = {}
         self.told: dict[Path, float] = {}
-        self.took: dict[tuple[str, str], float] = {}  # dataset, stage -> seconds, of the latest in this run
+        self.took: dict[tuple[str, str], float] = {}  # dataset, kind of stage -> seconds, of the latest in this run
 
     def __enter__(self) -> Reporter:
         if self.console.is_terminal:
@@ -71,7 +72,7 @@ class Reporter:
         """word : done, failed, skipped or reused."""
         self.word[job.folder] = word
         if word == "done":
-            self.took[job.dataset, job.stage] = time.time() - self.since.get(job.folder, time.time())
+            self.took[job.dataset, stages.kind(job.stage)] = time.time() - self.since.get(job.folder, time.time())
         if word == "failed" or (self.live and word == "skipped"):
             self.say(f"{self.title(job)}  {word}: {why}")
         else:
@@ -81,7 +82,7 @@ class Reporter:
         return [job for job in self.jobs if self.word[job.folder] == "running"]
 
     def expected(self, job: plan.Job) -> float | None:
-        return job.expected or self.took.get((job.dataset, job.stage))
+        return job.expected or self.took.get((job.dataset, stages.kind(job.stage)))
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -100,17 +101,22 @@ class Reporter:
         for job in self.jobs:
             if job.stage != "compare":
                 cells.setdefault((job.dataset, job.seed), {})[job.stage] = self.cell(job)
+        cells = {run: together(row, self.words(run)) for run, row in cells.items()}
         compare = [f"compare: {self.cell(job)}" for job in self.jobs if job.stage == "compare"]
         says = [f"{job.title}: {self.latest[job.folder][:100]}" for job in self.running() if job.folder in self.latest]
         lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in [*compare, *says]]
         return Group(of_stages(cells, self.console), *lines)
+
+    def words(self, run: tuple[str, int]) -> dict[str, str]:
+        """Stage -> what it is doing, of one dataset and seed."""
+        return {job.stage: self.word[job.folder] for job in self.jobs if (job.dataset, job.seed) == run}
 
     def cell(self, job: plan.Job) -> str:
         word, usual = self.word[job.folder], self.expected(job)
         if word == "running":
             return f"{clock(time.time() - self.since[job.folder])}{f' of ~{clock(usual)}' if usual else ''}"
         if word == "done":
-            return f"done {clock(self.took[job.dataset, job.stage])}"
+            return f"done {clock(self.took[job.dataset, stages.kind(job.stage)])}"
         if word == "waiting":
             return f"~{clock(usual)}" if usual else ""
         return word
@@ -132,7 +138,10 @@ class Reporter:
                 self.console.print(*narrow(row), sep="\n", markup=False)
         for line in doubts(self.jobs):
             self.say(line)
-        spent = {s: sum(v for job, v in seconds.items() if job.stage == s) for s in stages.STAGES}
+        for line in audited(self.jobs):
+            self.say(line)
+        kinds = {job: stages.kind(job.stage) for job in seconds}
+        spent = {s: sum(v for job, v in seconds.items() if kinds[job] == s) for s in stages.STAGES}
         if seconds:
             self.say("time by stage: " + ", ".join(f"{s} {duration(v)}" for s, v in spent.items() if v))
 
@@ -145,6 +154,22 @@ def fits(table, console) -> bool:
     return Measurement.get(console, wide, table).maximum <= console.width
 
 
+def together(row: dict[str, str], words: dict[str, str]) -> dict[str, str]:
+    """A row with one cell for each stage that is run several times over: "12 done, 1 running, 3 waiting".
+
+    Parameters
+    ----------
+    row : stage -> its cell; words : stage -> its state in one word
+    """
+    out: dict[str, str] = {}
+    for stage, cell in row.items():
+        out.setdefault(stages.kind(stage), cell)
+    for many in [kind for kind in out if kind in stages.MANY]:
+        counts = Counter(words[stage] for stage in row if stages.kind(stage) == many)
+        out[many] = ", ".join(f"{count} {word}" for word, count in counts.items())
+    return out
+
+
 def of_stages(cells: dict[tuple[str, int], dict[str, str]], console, title: str = ""):
     """A table of stages, a row per dataset and seed; where that does not fit, its cells one after the other.
 
@@ -155,7 +180,7 @@ def of_stages(cells: dict[tuple[str, int], dict[str, str]], console, title: str 
     from rich.table import Table
     from rich.text import Text
 
-    wanted = [stage for stage in STAGES if any(stage in row for row in cells.values())]
+    wanted = [stage for stage in stages.STAGES if any(stage in row for row in cells.values())]
     table = Table("dataset", "seed", *wanted, title=title or None)
     for (dataset, seed), row in cells.items():
         table.add_row(dataset, str(seed), *(row.get(stage, "") for stage in wanted))
@@ -163,7 +188,7 @@ def of_stages(cells: dict[tuple[str, int], dict[str, str]], console, title: str 
         return table
     parts = [Text(title)] if title else []
     for (dataset, seed), row in cells.items():
-        items = [Text(f"{stages.STAGES[stage][0][:2]} {row[stage]}".rstrip()) for stage in wanted if stage in row]
+        items = [Text(f"{stages.notebook(stage)[:2]} {row[stage]}".rstrip()) for stage in wanted if stage in row]
         parts += [Text(f"{dataset} seed {seed}"), Columns(items, padding=(0, 3, 0, 0), equal=True)]
     return Group(*parts)
 
@@ -242,7 +267,7 @@ def finished(jobs: list[plan.Job]) -> dict[tuple[str, int], dict[plan.Job, runs.
     for mine in found.values():
         lost = set(runs.stale({job.stage: done for job, done in mine.items() if done}))
         for job, done in mine.items():  # nor one of other settings, nor what is made from it
-            if not plan.matches(done, job) or lost & set(stages.STAGES[job.stage][1]):
+            if not plan.matches(done, job) or any(stages.reads(job.stage, name) for name in lost):
                 lost.add(job.stage)
         mine.update({job: None for job in mine if job.stage in lost})
     return found
@@ -268,4 +293,13 @@ def doubts(jobs: list[plan.Job]) -> list[str]:
         attacked = next((done.metrics for job, done in mine.items() if done and job.stage == "membership"), {})
         if why := belief.doubt(attacked, "models"):
             lines.append(f"{belief.MARK} {dataset} seed {seed}, attacks not to be believed: {why}")
+    return lines
+
+
+def audited(jobs: list[plan.Job]) -> list[str]:
+    """The two sentences of each audit of the plan, after the dataset and seed that they are about."""
+    lines = []
+    for (dataset, seed), mine in finished(jobs).items():
+        found = next((done.metrics for job, done in mine.items() if done and job.stage == "audit"), {})
+        lines += [f"{dataset} seed {seed}, audit: {found['words']}"] if "words" in found else []
     return lines

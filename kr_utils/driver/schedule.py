@@ -15,8 +15,8 @@ def needs(job: Job, jobs: list[Job]) -> list[Job]:
     """The jobs whose files a job reads: earlier stages of its dataset and seed; for the comparison, everything."""
     if job.stage == "compare":
         return [other for other in jobs if other is not job]
-    wanted = stages.STAGES[job.stage][1]
-    return [o for o in jobs if (o.dataset, o.seed) == (job.dataset, job.seed) and o.stage in wanted]
+    mine = [other for other in jobs if (other.dataset, other.seed) == (job.dataset, job.seed)]
+    return [other for other in mine if stages.reads(job.stage, other.stage)]
 
 
 def ahead(jobs: list[Job]) -> dict[Job, float]:
@@ -26,7 +26,7 @@ def ahead(jobs: list[Job]) -> dict[Job, float]:
     """
     found: dict[Job, float] = {}
     for job in reversed(jobs):  # those that need it come after it
-        after = [found[other] for other in found if job.stage in stages.STAGES[other.stage][1]
+        after = [found[other] for other in found if stages.reads(other.stage, job.stage)
                  and (other.dataset, other.seed) == (job.dataset, job.seed)]  # fmt: skip
         found[job] = (0 if job.reuse else job.expected or 0) + max(after, default=0)
     return found

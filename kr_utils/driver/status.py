@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from kr_utils import InputError, owned, paths, plain, runs, stages
-from kr_utils.driver.report import STAGES, UNKNOWN_WIDTH, duration, of_stages
+from kr_utils.driver.report import STAGES, UNKNOWN_WIDTH, duration, of_stages, together
 from kr_utils.runs import copies, locks
 
 
@@ -77,23 +77,24 @@ def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None)
     found = runs.find(root, profile)
     for dataset, seed in rows:
         driver = locks.holder(locks.driver_path(root, profile, dataset, seed))
-        words = cells[dataset, seed] = {}
-        why = runs.stale(found.get((dataset, seed), {}))
+        row, words = {}, {}
+        mine = found.get((dataset, seed), {})
+        why = runs.stale(mine)
 
-        for stage in STAGES:
-            # What runs on request is told where there is something of it
+        for stage in _worth_telling(root / profile / dataset / f"seed{seed}", mine):
             folder = runs.stage_dir(root, profile, dataset, seed, stage)
             word, more = state(folder, driver is not None)
             if word == "missing" and stage in stages.ON_REQUEST:
                 continue
             word = "stale" if word == "done" and stage in why else word
-            words[stage] = f"done {more}" if word == "done" else word
+            words[stage], row[stage] = word, f"done {more}" if word == "done" else word
             if word == "stale":
-                notes.append(f"stale: {dataset} seed {seed}  {stages.STAGES[stage][0]}, {plain(why[stage])}")
+                notes.append(f"stale: {dataset} seed {seed}  {stages.folder(stage)}, {plain(why[stage])}")
             if word == "done" and (wrong := copies.told(runs.read(folder))):
-                notes.append(f"done: {dataset} seed {seed}  {stages.STAGES[stage][0]}, but {wrong}")
+                notes.append(f"done: {dataset} seed {seed}  {stages.folder(stage)}, but {wrong}")
             if word == "failed":
-                notes.append(f"failed: {dataset} seed {seed}  {stages.STAGES[stage][0]}; see {more}")
+                notes.append(f"failed: {dataset} seed {seed}  {stages.folder(stage)}; see {more}")
+        cells[dataset, seed] = together(row, words)
 
         if driver is not None:
             notes.append(f"running: {dataset} seed {seed} by {locks.told(driver)}")
@@ -106,6 +107,28 @@ def status(root: Path, profile: str, asked: list[tuple[str, int]], console=None)
         console.print(line, markup=False, soft_wrap=True)
 
 
+def _worth_telling(folder: Path, found: dict[str, runs.Done]) -> list[str]:
+    """Stages of a run that have a state: the usual ones, and of those that run only if asked for the ones begun.
+
+    found : its finished stages
+    """
+    try:
+        names = [path.name for path in paths.listed(folder)]
+    except InputError:
+        names = []
+
+    def begun(stage: str) -> bool:
+        """Whether it left anything; a name with a dot in front is a lock."""
+        return any(name.partition(".")[0] == stages.folder(stage) for name in names)
+
+    # Where there is a shadow, all of its audit are wanted
+    several = max((done.pipelines for done in found.values()), default=0)
+    there = [stage for stage in stages.among(names) if stage in STAGES or (stage not in stages.USUAL and begun(stage))]
+    return sorted(
+        {*there, *stages.expanded("shadow", several)}, key=lambda stage: (stages.order(stage), len(stage), stage)
+    )
+
+
 def times(root: Path, profile: str, asked: list[tuple[str, int]]) -> list[str]:
     """Where the minutes of each dataset and seed went, from their manifests, as lines of a Markdown table.
 
@@ -116,8 +139,11 @@ def times(root: Path, profile: str, asked: list[tuple[str, int]]) -> list[str]:
     rows, usual = [], set(stages.USUAL) - {"compare"}
     for (dataset, seed), found in sorted(runs.find(root, profile).items()):
         if not asked or (dataset, seed) in asked:
-            seconds = {stage: found[stage].manifest["seconds"] for stage in STAGES if stage in found}
-            rows.append((dataset, str(seed), seconds, set(runs.stale(found))))
+            seconds: dict[str, float] = {}
+            for stage, done in found.items():
+                kind = stages.kind(stage)
+                seconds[kind] = seconds.get(kind, 0) + done.manifest["seconds"]
+            rows.append((dataset, str(seed), seconds, {stages.kind(stage) for stage in runs.stale(found)}))
 
     # Runs of which each stage is there can be averaged
     for dataset in sorted({row[0] for row in rows}):
@@ -126,7 +152,7 @@ def times(root: Path, profile: str, asked: list[tuple[str, int]]) -> list[str]:
             mean = {stage: fmean(row[2][stage] for row in whole) for stage in STAGES if stage in usual}
             rows.append((dataset, f"mean of {len(whole)}", mean, set().union(*(row[3] for row in whole))))
 
-    shown = [stage for stage in STAGES if stage in usual or any(stage in row[2] for row in rows)]
+    shown = [stage for stage in stages.STAGES if stage in usual or any(stage in row[2] for row in rows)]
     cells = [["minutes", "seed", *shown, "sum"], ["---"] * (len(shown) + 3)]
     for dataset, seed, seconds, old in rows:
         each = [f"{seconds[s] / 60:.1f}{'*' * (s in old)}" if s in seconds else "-" for s in shown]

@@ -63,7 +63,7 @@ class Watch:
         begins = [k for k, cell in enumerate(self.numbers) if "begin(" in cell.text]
         ends = [k for k, cell in enumerate(self.numbers) if ".finish(" in cell.text]
         if not begins or not ends or begins[0] > ends[-1]:
-            raise InputError(f"{stages.STAGES[stage][0]}.ipynb: no cell that begins, or none that finishes")
+            raise InputError(f"{stages.notebook(stage)}.ipynb: no cell that begins, or none that finishes")
         self.above, self.inside = self.numbers[: begins[0]], self.numbers[begins[0] : ends[-1] + 1]
         before = _noted | {text.strip() for text in self.shell.user_ns.get("In", ())}
         self.as_saved = all(cell.text.strip() in before for cell in self.above)
@@ -165,7 +165,7 @@ class Watch:
         lines = [line.strip() for line in cell.text.splitlines() if line.strip()]
         line = next((line for line in lines if not line.startswith(("from ", "import "))), lines[0])
         raise InputError(
-            f"{stages.STAGES[self.stage][0]} is not stored: run the cell with `runs.begin` and all below it again "
+            f"{stages.folder(self.stage)} is not stored: run the cell with `runs.begin` and all below it again "
             f"(of the cell `{line[:60]}`: {why})"
         )
 

@@ -34,7 +34,7 @@ def code_hashes(stage: str, cells: list[str] | None = None) -> dict[str, str]:
     ----------
     cells : the code that was run in place of the notebook's number cells; None: those of the notebook's file
     """
-    path = stages.NOTEBOOKS / f"{stages.STAGES[stage][0]}.ipynb"
+    path = stages.NOTEBOOKS / f"{stages.notebook(stage)}.ipynb"
     code = "\n".join(number_cells(stage) if cells is None else cells)
     try:
         return {"notebook": _digest(ast.unparse(_plain(code))), **_reached(code, _method())}
@@ -50,7 +50,7 @@ def number_cells(stage: str) -> list[str]:
 
 def notebook_cells(stage: str) -> list[tuple[str, set[str], str]]:
     """(source, tags, id) of the code cells of a stage's notebook, in order."""
-    path = stages.NOTEBOOKS / f"{stages.STAGES[stage][0]}.ipynb"
+    path = stages.NOTEBOOKS / f"{stages.notebook(stage)}.ipynb"
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         return [

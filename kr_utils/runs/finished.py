@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kr_utils import InputError, owned
+from kr_utils import InputError, owned, stages
 from kr_utils.paths import listed, stage_dir
 from kr_utils.runs import files, folders, locks
 from kr_utils.runs.code import code_hashes
 from kr_utils.runs.identity import code_changes, fingerprint
-from kr_utils.stages import STAGES, USUAL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +62,18 @@ class Done:
         self._note("budget")
         return self.manifest["ingredients"]["budget"]
 
+    @property
+    def stage(self) -> str:
+        return self.manifest["ingredients"]["stage"]
+
+    @property
+    def pipelines(self) -> int:
+        """How many of its kind it was made with: 0 for a stage that is run once."""
+        number = (
+            self.manifest["ingredients"]["budget"].get("pipelines", 0) if self.stage != stages.kind(self.stage) else 0
+        )
+        return number if type(number) is int and 0 <= number <= 1000 else 0
+
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
         self._note(name)
@@ -93,8 +104,8 @@ class Done:
             raise not_readable(path) from error
         if not stands:
             raise InputError(
-                f"{path}: damaged or not of this result; run notebooks/{self.path.stem}.ipynb again, or delete "
-                f"{self.path} and `python run_all.py` makes it again"
+                f"{path}: damaged or not of this result; run notebooks/{stages.notebook(self.stage)}.ipynb again, "
+                f"or delete {self.path} and `python run_all.py` makes it again"
             )
         self._note(name)
         return path
@@ -203,7 +214,7 @@ def find(root: Path, profile: str, whole: bool = False) -> dict[tuple[str, int],
         The folder of the profile is closed, or that of a dataset.
     """
     found: dict[tuple[str, int], dict[str, Done]] = {}
-    compare = STAGES["compare"][0]
+    compare = stages.folder("compare")
     datasets = [path for path in listed(root / profile) if not path.name.lstrip(".").startswith(compare)]
     seeds = []
     for dataset in datasets:
@@ -216,22 +227,24 @@ def find(root: Path, profile: str, whole: bool = False) -> dict[tuple[str, int],
     for folder in sorted(seeds, key=lambda p: (p.parent.name, len(p.name), p.name)):
         if not re.fullmatch("seed(0|[1-9][0-9]{0,9})", folder.name):
             continue
-        done = {}
-        for stage in STAGES:
+        done, names = {}, []
+        with contextlib.suppress(InputError):  # then nothing in it can be read either
+            names = [path.name for path in listed(folder)]
+        for stage in stages.among(names):
             with contextlib.suppress(NotReadable):  # told by whoever is asked for this very stage
-                if stage != "compare" and (item := read(folder / STAGES[stage][0])):
+                if stage != "compare" and (item := read(folder / stages.folder(stage))):
                     done[stage] = item
         if done:
             found[folder.parent.name, int(folder.name[4:])] = done
     return found
 
 
-def outdated(done: Done, stages: dict[str, Done]) -> list[str]:
+def outdated(done: Done, there: dict[str, Done]) -> list[str]:
     """Stages of which `done` read files that have other content now."""
     return [
         name
         for name, read_ in done.manifest["ingredients"]["upstream"].items()
-        if name in stages and any(stages[name].digest(file) != digest for file, digest in read_.items())
+        if name in there and any(there[name].digest(file) != digest for file, digest in read_.items())
     ]
 
 
@@ -244,39 +257,43 @@ def other_code(done: Done) -> list[str]:
 def stale(found: dict[str, Done]) -> dict[str, str]:
     """Which stages of one dataset and seed are not what would be made now, and why: a line each, in running order."""
     why: dict[str, str] = {}
-    for name in [stage for stage in STAGES if stage in found]:
+    for name in sorted(found, key=stages.order):
         read_ = found[name].manifest["ingredients"]["upstream"]
         older, code = outdated(found[name], found), other_code(found[name])
         above = [need for need in why if read_.get(need)]
         first = next(iter(found.values())).manifest["ingredients"]
         other = found[name].manifest["ingredients"]["checksum"] != first["checksum"]
         if older:
-            why[name] = f"it was made from another {STAGES[older[0]][0]}"
+            why[name] = f"it was made from another {stages.folder(older[0])}"
         elif code:
             why[name] = f"it was made by other code ({code[0]})"
         elif other:
-            why[name] = f"it was made from other data than {STAGES[first['stage']][0]}"
+            why[name] = f"it was made from other data than {stages.folder(first['stage'])}"
         elif above:
-            why[name] = f"it was made from {STAGES[above[0]][0]}, which is stale"
+            why[name] = f"it was made from {stages.folder(above[0])}, which is stale"
     return why
 
 
 def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[str, Done]], dict[tuple[str, int], str]]:
     """Runs that may be shown: every stage there, made from one another, by the code as it is. And why not the others.
 
+    Of the stages that run only when they are asked for, an audit that is current belongs to a run; its shadows, which
+    nothing else reads, and a bundle that was handed out do not.
+
     Returns
     -------
     as `find`; (dataset, seed) -> why it is left out, in words, "... is missing" for a run that is not finished
     """
     current, left_out = {}, {}
-    for (dataset, seed), everything in find(root, profile, whole=True).items():
-        found = {stage: done for stage, done in everything.items() if stage in USUAL}
-        missing = [STAGES[name][0] for name in USUAL if name not in (*found, "compare")]
-        words = [f"{STAGES[name][0]}: {why}" for name, why in stale(found).items()]
+    for (dataset, seed), found in find(root, profile, whole=True).items():
+        missing = [stages.notebook(name) for name in stages.USUAL if name not in (*found, "compare")]
+        why = stale(found)
+        words = [f"{stages.notebook(name)}: {why[name]}" for name in why if name in stages.USUAL]
         if missing or words:
             left_out[dataset, seed] = f"{missing[0]} is missing" if missing else words[0]
         else:
-            current[dataset, seed] = found
+            shown = [name for name in found if name not in why and stages.kind(name) not in ("shadow", "release")]
+            current[dataset, seed] = {name: found[name] for name in shown}
     return current, left_out
 
 

@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kr_utils import InputError, owned, parameters
+from kr_utils import InputError, owned, parameters, shown, stages
 from kr_utils.paths import runs_root, stage_dir
 from kr_utils.runs import cells, files, folders, locks
 from kr_utils.runs.code import code_hashes, edited_since_start
 from kr_utils.runs.finished import FORMAT, Done, find_current, other_code, outdated, read, settle
 from kr_utils.runs.identity import fingerprint, ingredients, state_owner, why_not
 from kr_utils.runs.machine import git_commit, hardware, versions
-from kr_utils.stages import IF_THERE, STAGES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,7 +174,15 @@ class Stage:
 
 
 def begin(
-    stage: str, budget, *, dataset: str, profile: str, seed: int, checksum: str, runs_dir: str | Path = ""
+    stage: str,
+    budget,
+    *,
+    dataset: str,
+    profile: str,
+    seed: int,
+    checksum: str,
+    runs_dir: str | Path = "",
+    number: int | None = None,
 ) -> Stage:
     """Open a stage for writing, in an empty partial folder or in that of a killed start of the very same work.
 
@@ -183,6 +190,7 @@ def begin(
     ----------
     budget : the stage's frozen dataclass from `profiles.budget`
     checksum : of the dataset
+    number : which one it is, of a stage that is run several times over
 
     Raises
     ------
@@ -192,16 +200,20 @@ def begin(
     parameters.check({"dataset": dataset, "profile": profile, "seed": seed, "runs_dir": runs_dir})
     if not __debug__:
         raise InputError("asserts are switched off (python -O or PYTHONOPTIMIZE), and with them every check; unset it")
-    root, notebook = runs_root(runs_dir), STAGES[stage][0]
+    stage = stage if number is None else _one_of(stage, number, budget.pipelines)
+    root, notebook = runs_root(runs_dir), stages.folder(stage)
     parts = ingredients(stage, dataset, seed, asdict(budget), checksum)
 
     # What it reads must be there, whole, and made from one another.
     found, left_out = find_current(root, profile) if stage == "compare" else ({}, {})
     upstream = {f"{name}/seed{k}/{s}": done for (name, k), run in found.items() for s, done in run.items()}
-    upstream |= _upstream(stage, root, dataset, profile, seed, checksum)
+    needs = stages.needed(stage, getattr(budget, "pipelines", 0))
+    upstream |= _upstream(stage, needs, root, dataset, profile, seed, checksum)
     for name, done in upstream.items():
         if stage != "compare" and (words := other_code(done)):
-            print(f"note: {STAGES[name][0]} was made by other code ({words[0]}): run it again before you believe this")
+            print(
+                f"note: {stages.folder(name)} was made by other code ({words[0]}): run it again before you believe this"
+            )
 
     # Two kernels never share a partial folder; one whose driver or worker was killed needs a second or two to end.
     final = stage_dir(root, profile, dataset, seed, stage)
@@ -218,31 +230,43 @@ def begin(
     return opened
 
 
-def _upstream(stage: str, root: Path, dataset: str, profile: str, seed: int, checksum: str) -> dict[str, Done]:
-    """The finished stages that a stage reads of its own dataset and seed."""
+def _one_of(stage: str, number: int, several: int) -> str:
+    """The name of number so-and-so of a stage that is run several times over; InputError where there is none."""
+    if type(number) is not int or not 0 <= number < several:
+        raise InputError(f"number is {shown(number)}; of {several} pipelines give one from 0 to {several - 1}")
+    return stages.numbered(stage, number)
+
+
+def _upstream(
+    stage: str, needs: list[str], root: Path, dataset: str, profile: str, seed: int, checksum: str
+) -> dict[str, Done]:
+    """The finished stages `needs` that a stage reads of its own dataset and seed."""
     upstream = {}
-    for need in STAGES[stage][1]:
-        folder, notebook = stage_dir(root, profile, dataset, seed, need), STAGES[need][0]
+    for need in needs:
+        folder, notebook = stage_dir(root, profile, dataset, seed, need), stages.notebook(need)
         settle(folder)
         done = read(folder)
         if done is None:
+            how = f"--audit {len(needs)}" if stages.kind(need) in stages.MANY else f"--until {need}"
             raise InputError(
-                f"{STAGES[stage][0]} needs the results of {notebook} ({dataset}, profile {profile}, seed {seed}): "
-                f"run notebooks/{notebook}.ipynb first, or `python run_all.py --profile {profile} "
-                f"--datasets {dataset} --seeds {seed} --until {need}`"
+                f"{stages.folder(stage)} needs the results of {folder.name} ({dataset}, profile {profile}, seed "
+                f"{seed}): run notebooks/{notebook}.ipynb first, or `python run_all.py --profile {profile} "
+                f"--datasets {dataset} --seeds {seed} {how}`"
             )
         upstream[need] = done
-    for wish in IF_THERE.get(stage, ()):
-        if wish in STAGES and (done := read(stage_dir(root, profile, dataset, seed, wish))):
+    for wish in stages.IF_THERE.get(stage, ()):
+        if (done := read(stage_dir(root, profile, dataset, seed, wish))):
             upstream[wish] = done
 
     # Of the same data, and made from one another
     for name, done in upstream.items():
         if done.manifest["ingredients"]["checksum"] != checksum:
-            raise InputError(f"{STAGES[name][0]} was made from other data: run notebooks/{STAGES[name][0]}.ipynb again")
+            again = f"run notebooks/{stages.notebook(name)}.ipynb again"
+            raise InputError(f"{stages.folder(name)} was made from other data: {again}")
         for need in outdated(done, upstream):
+            again = f"run notebooks/{stages.notebook(name)}.ipynb again"
             raise InputError(
-                f"{STAGES[name][0]} was made from an older {STAGES[need][0]}: run notebooks/{STAGES[name][0]}.ipynb "
-                f"again (or `python run_all.py`, which reruns what is out of date)"
+                f"{stages.folder(name)} was made from an older {stages.folder(need)}: {again} (or `python run_all.py`, "
+                f"which reruns what is out of date)"
             )
     return upstream

@@ -1,0 +1,344 @@
+"""The release matrix: which attack finds what in which artefact, from what the shadows stored.
+
+Every pipeline is the target in turn, with all others as its shadows: a score for each pipeline and record [N, n], from
+attacks.py (which know one network) and shadow_attacks.py (which know the others too). audit.py judges them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+
+from kr_utils import InputError, attacks, audit, metrics, shadow_attacks
+
+# Name of an attack -> what it is, in a table's words
+ATTACKS = {
+    "loss": "loss",
+    "confidence": "top confidence",
+    "entropy": "modified entropy",
+    "labels": "labels only",
+    "quantile": "quantile regression",
+    "model": "attack model",
+    "lira": "LiRA",
+    "lira-one-sided": "LiRA offline, one-sided",
+    "lira-likelihood": "LiRA offline, likelihood",
+    "rmia": "RMIA",
+    "rmia-offline": "RMIA offline",
+    "nearest": "nearest image",
+    "density": "density ratio",
+}
+ARTEFACTS = {
+    "real": "real training",
+    "real-plain": "real training, no augmentation",
+    "teacher": "another Teacher",
+    "ensemble": "all Teachers",
+    "dp-sgd": "DP-SGD",
+    "student": "GKD Student",
+    "generator": "Generator's weights",
+    "images": "synthetic images",
+}
+MANY_SHADOWS = 64  # from here on each record has enough shadows for a variance of its own (Carlini et al. 2022)
+
+Scores = dict[str, np.ndarray | None]  # attack -> [N, n]; None: it takes more pipelines
+
+
+def title(artefact: str) -> str:
+    """An artefact in a table's words."""
+    kind, _, which = artefact.partition("-")
+    if artefact in ARTEFACTS or kind != "student":
+        return ARTEFACTS.get(artefact, artefact.upper().replace("DP-SGD-", "DP-SGD, epsilon "))
+    return f"Student ({which.replace('_', ' ')})"
+
+
+def in_order(artefacts: Sequence[str]) -> list[str]:
+    """Artefacts as a table lists them: classifiers on real images, DP-SGD, Students, then Generator and images."""
+    known = list(ARTEFACTS)
+    place = {"dp": known.index("dp-sgd"), "student": known.index("student")}
+    return sorted(
+        artefacts, key=lambda name: known.index(name) if name in known else place[name.partition("-")[0]] + 0.5
+    )
+
+
+def of_each(paths: Sequence[Path], name: str) -> np.ndarray:
+    """The array `name` of each pipeline's file, stacked: [N, ...]."""
+    found = []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as archive:
+            found.append(archive[name])
+    return np.stack(found)
+
+
+def main_attack(found: Scores) -> str:
+    """The attack that curves and planes show: LiRA, or the plain one where there are too few shadows for it."""
+    if found.get("lira") is not None:
+        return "lira"
+    return "loss" if "loss" in found else "nearest"
+
+
+def lira(phi: np.ndarray, inside: np.ndarray, form: str = "online") -> np.ndarray | None:
+    """`shadow_attacks.lira` with each pipeline as target, and the variance that its number of shadows can carry.
+
+    phi : [N, n] or [N, n, Q]; inside : bool [N, n]
+    """
+    variance = "own" if len(phi) >= MANY_SHADOWS else "fixed"
+    return each_target(lambda t: shadow_attacks.lira(phi, inside, t, form=form, variance=variance), len(phi), "lira")
+
+
+def each_target(attack: Callable[[int], np.ndarray], pipelines: int, kind: str = "") -> np.ndarray | None:
+    """An attack with every pipeline as the target: [N, n]; None where there are fewer pipelines than it takes.
+
+    kind : key of `shadow_attacks.LEAST`; "": it needs no shadows
+    """
+    if pipelines < shadow_attacks.LEAST.get(kind, 0):
+        return None
+    return np.stack([attack(target) for target in range(pipelines)])
+
+
+def on_classifiers(
+    z: np.ndarray, labels: np.ndarray, inside: np.ndarray, outside: tuple[np.ndarray, np.ndarray]
+) -> Scores:
+    """The quick attacks on one classifier of each pipeline: all of `ATTACKS` but those that fit a model of their own.
+
+    Parameters
+    ----------
+    z : logits [N, n, Q, K] of every pipeline and record under Q views, the first being the image itself
+    labels : as the pipelines were given them [n]; inside : bool [N, n]
+    outside : the same logits of m images that no pipeline saw [N, m, Q, K], and their labels [m]
+    """
+    n, alone = len(z), z[:, :, 0]
+    one = [attacks.scores(each, labels) for each in alone]
+    phi = shadow_attacks.scaled_logit(z, labels[:, None])
+    p, p_z = expit(phi).mean(2), expit(shadow_attacks.scaled_logit(outside[0], outside[1][:, None])).mean(2)
+    agreement = (z.argmax(3) == labels[:, None]).mean(2)
+
+    # Without shadows, then with them
+    found: Scores = {name: np.stack([scores[name] for scores in one]) for name in attacks.ATTACKS}
+    found["labels"] = each_target(lambda t: shadow_attacks.label_only(agreement, inside, t), n, "rmia")
+    forms = {"lira": "online", "lira-one-sided": "one-sided", "lira-likelihood": "likelihood"}
+    found |= {name: lira(phi, inside, form) for name, form in forms.items()}
+    found["rmia"] = each_target(lambda t: shadow_attacks.rmia(p, inside, t, p_z=p_z), n, "rmia")
+
+    def offline(target: int) -> np.ndarray:
+        a = shadow_attacks.tune_a(p, inside, target, p_z=p_z)
+        return shadow_attacks.rmia(p, inside, target, p_z=p_z, a=a)
+
+    found["rmia-offline"] = each_target(offline, n, "tune_a")
+    return found
+
+
+def fitted_attacks(z: np.ndarray, labels: np.ndarray, inside: np.ndarray, known: np.ndarray, seed: int) -> Scores:
+    """The attacks that fit a model: one on the shadows' outputs, one on the target's scores of non-members.
+
+    Parameters
+    ----------
+    z : logits of the images themselves [N, n, K]; labels [n]; inside : bool [N, n]
+    known : features of the records [n, F], see `shadow_attacks.image_features`
+    """
+    seen, phi = shadow_attacks.features(z, labels), shadow_attacks.scaled_logit(z, labels)
+    model = each_target(lambda t: shadow_attacks.attack_model(seen, inside, t, seed=seed), len(z), "rmia")
+    quantile = each_target(lambda t: shadow_attacks.quantile(phi[t], known, inside[t], seed=seed), len(z))
+    return {"model": model, "quantile": quantile}
+
+
+def on_images(distance: np.ndarray, inside: np.ndarray) -> Scores:
+    """Attacks on the released images of each pipeline, by the distance of each record to the nearest one.
+
+    distance : grey levels [N, n]; inside : bool [N, n]
+    """
+    found: Scores = {"nearest": -np.log(np.maximum(distance, shadow_attacks.COPY))}
+    for name, form in (("lira", "online"), ("lira-one-sided", "one-sided"), ("lira-likelihood", "likelihood")):
+
+        def calibrated(target: int, form: str = form) -> np.ndarray:
+            return shadow_attacks.calibrated_distance(distance, inside, target, form=form)
+
+        found[name] = each_target(calibrated, len(distance), "lira")
+    return found
+
+
+def by_density(
+    records: np.ndarray, released: Sequence[np.ndarray], others: np.ndarray, components: int = 10
+) -> np.ndarray:
+    """`shadow_attacks.density_ratio` of each pipeline's released images: [N, n].
+
+    records, others : uint8 [n, C, H, W], [m, C, H, W]; others were seen by no pipeline; released : a set per pipeline
+    """
+    sets = [shadow_attacks.density_ratio(records, own, others, components=components) for own in released]
+    return np.stack(sets)
+
+
+def on_weights(losses: np.ndarray, inside: np.ndarray) -> Scores:
+    """Attacks on each pipeline's Generator, by its denoising losses [N, n, levels]."""
+    n = len(losses)
+    found: Scores = {"loss": -np.log(losses).mean(2)}
+    for name, form in (("lira", "online"), ("lira-one-sided", "one-sided"), ("lira-likelihood", "likelihood")):
+
+        def scored(target: int, form: str = form) -> np.ndarray:
+            return shadow_attacks.denoising(losses, inside, target, form=form)
+
+        found[name] = each_target(scored, n, "best_sigma")
+    return found
+
+
+# ------------------------------------------------------------------ rows
+
+
+def row(
+    artefact: str, attack: str, scores: np.ndarray | None, inside: np.ndarray, canary: np.ndarray, **how: int
+) -> dict:
+    """One cell of the matrix: `audit.pooled` of the ordinary records, and beside it what is found of the canaries.
+
+    Parameters
+    ----------
+    scores : [N, n]; None: it takes more pipelines
+    inside : bool [N, n]; canary : bool [n]
+    **how : seed and draws of the bootstrap
+    """
+    names = {"artefact": artefact, "attack": attack}
+    if scores is None:
+        return names | {"auc": None}
+    found = names | audit.pooled(scores[:, ~canary], inside[:, ~canary], **how)
+    if canary.any():
+        worst = audit.pooled(scores[:, canary], inside[:, canary], **how)
+        found |= {f"canary_{key}": worst[key] for key in ("auc", "auc_low", "auc_high", "tpr_at_1pct_fpr")}
+        found["canary_epsilon"] = one_run(scores[:, canary], inside[:, canary])
+    return found
+
+
+def one_run(scores: np.ndarray, inside: np.ndarray) -> float:
+    """The lower bound on epsilon that canaries certify in one run, half of them guessed: the median over pipelines.
+
+    scores, inside : of the canaries [N, m]
+    """
+    guesses = [shadow_attacks.canary_guesses(s, i) for s, i in zip(scores, inside)]
+    return float(np.median([shadow_attacks.one_run_epsilon(right, of) for right, of in guesses]))
+
+
+def overfit(z: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> dict[str, float]:
+    """Accuracy on non-members, and by how much that on members is higher: means over pipelines.
+
+    z : logits of the images themselves [N, n, K], without canaries
+    """
+    right = z.argmax(2) == labels
+    inner, outer = ((right * side).sum() / side.sum() for side in (inside, ~inside))
+    return {"accuracy": float(outer), "gap": float(inner - outer)}
+
+
+KEYS = {
+    "tpr_at_1pct_fpr": "tpr_1",
+    "tpr_at_1pct_fpr_low": "tpr_1_low",
+    "tpr_at_1pct_fpr_high": "tpr_1_high",
+    "tpr_at_01pct_fpr": "tpr_01",
+    "tpr_at_01pct_fpr_low": "tpr_01_low",
+    "tpr_at_01pct_fpr_high": "tpr_01_high",
+    "blind_at_1pct_fpr": "blind_1",
+    "detectable_tpr_at_1pct_fpr": "detectable_tpr_1",
+    "canary_tpr_at_1pct_fpr": "canary_tpr_1",
+}  # short names of a stored row
+KEPT = (
+    *("artefact", "attack", "auc", "auc_low", "auc_high", "auc_within", "advantage", "evidence", "detectable_auc"),
+    *("p_holm", "members", "non_members", "gap", "accuracy", "aop"),
+    *("canary_auc", "canary_auc_low", "canary_auc_high", "canary_epsilon"),
+    *("tpr_1", "tpr_1_low", "tpr_1_high", "tpr_01", "tpr_01_low", "tpr_01_high"),
+    *("blind_1", "detectable_tpr_1", "canary_tpr_1"),
+)  # what is stored of a row
+
+
+def stored(judged: dict, about: dict, lam: float) -> dict:
+    """A judged row as metrics.json keeps it: every key of `KEPT`, None where there is nothing.
+
+    about : accuracy and gap of its artefact; lam : lambda of AOP
+    """
+    short = {KEYS.get(key, key): value for key, value in {**judged, **about}.items()}
+    if short.get("auc") is not None and short.get("accuracy") is not None:
+        short["aop"] = metrics.aop(short["accuracy"], short["auc"], lam)
+    return {key: short.get(key) for key in KEPT}
+
+
+# ------------------------------------------------------------------ controls
+
+
+def copied(
+    records: np.ndarray, distance: np.ndarray, inside: np.ndarray, *, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As if each pipeline had released noisy copies of some of its members: a control of the attacks on images.
+
+    The noise is a quarter of the median distance, so that a copy is no longer the same picture.
+
+    Parameters
+    ----------
+    records : uint8 [n, C, H, W]; distance : to what was released [N, n]; share : of the members that are copied
+
+    Returns
+    -------
+    distance : with the copies [N, n]
+    counted : bool [N, n], the copied members and all non-members
+    """
+    rng, out, counted = np.random.default_rng(seed), distance.copy(), ~inside
+    for k, own in enumerate(inside):
+        members = np.flatnonzero(own)
+        some = rng.choice(members, max(1, round(share * len(members))), replace=False)
+        noise = np.median(distance[k]) / 4 * rng.standard_normal(records[some].shape)
+        made = np.clip(records[some] + noise, 0, 255).round().astype(np.uint8)
+        out[k] = np.minimum(distance[k], attacks.nearest(records, made)[0])
+        counted[k, some] = True
+    return out, counted
+
+
+def require_alike(shadows: Sequence, pipelines: int) -> None:
+    """Refuse pipelines that were made for another audit: halves of another number do not fit together.
+
+    shadows : `runs.Done`, in order of their numbers
+    """
+    others = [k for k, done in enumerate(shadows) if done.budget["pipelines"] != pipelines]
+    if others:
+        made = shadows[others[0]].budget["pipelines"]
+        raise InputError(
+            f"07_shadow-{others[0]:02d} was made for an audit of {made} pipelines, not of {pipelines}: set overrides "
+            f'to {{"pipelines": {made}}}, or run `python run_all.py --audit {pipelines}`'
+        )
+
+
+# ------------------------------------------------------------------ shown
+
+
+def picture(matrix: Sequence[dict]) -> dict:
+    """What `plots.release_matrix` draws of a stored matrix: cells by (artefact, attack) in words, rows and columns."""
+    rows = [title(name) for name in in_order(list(dict.fromkeys(row["artefact"] for row in matrix)))]
+    columns = [words for name, words in ATTACKS.items() if any(row["attack"] == name for row in matrix)]
+    cells = {(title(row["artefact"]), ATTACKS[row["attack"]]): row for row in matrix}
+    return {"cells": cells, "rows": rows, "columns": columns}
+
+
+def audits(found: dict[str, dict]) -> list[dict]:
+    """A row per audit and artefact, of what leaks most: for the table of notebook 10.
+
+    found : name of a dataset and seed -> stored metrics of its audit
+    """
+    lines = []
+    for name, stored_ in found.items():
+        for artefact in in_order(list(dict.fromkeys(row["artefact"] for row in stored_["matrix"]))):
+            own = [row for row in stored_["matrix"] if row["artefact"] == artefact and row["auc"] is not None]
+            kinds = {row["evidence"] for row in own}
+            kind = next((kind for kind in ("leaks", "no evidence") if kind in kinds), "no power")
+            top = max((row for row in own if row["evidence"] == kind), key=lambda row: row["auc"], default=None)
+            if top:
+                lines.append(_line(name, artefact, kind, top))
+    return lines
+
+
+def _line(name: str, artefact: str, kind: str, top: dict) -> dict:
+    auc = "{:.3f} [{:.3f}, {:.3f}]".format(*(top[f"auc{end}"] for end in ("", "_low", "_high")))
+    return {
+        "audit": name,
+        "artefact": title(artefact),
+        "evidence": kind,
+        "strongest attack": ATTACKS[top["attack"]],
+        "AUC": auc,
+        "TPR at 1 % FPR": "not estimable" if top["tpr_1"] is None else f"{100 * top['tpr_1']:.1f} %",
+        "AUC on canaries": "—" if top["canary_auc"] is None else f"{top['canary_auc']:.3f}",
+        "accuracy": f"{100 * top['accuracy']:.1f} %",
+        "detectable AUC": "—" if top["detectable_auc"] is None else f"{top['detectable_auc']:.3f}",
+    }
