@@ -32,7 +32,7 @@ FLOORS = {
     "paths": {"stages"},
     "profiles": set(),
     "belief": set(),
-    "parameters": {"paths"},
+    "parameters": {"paths", "stages"},
     # the method
     "seeds": set(),
     "metrics": set(),
@@ -69,7 +69,17 @@ FLOORS = {
     "runs/finished": {"stages", "owned", "paths", "runs/code", "runs/files", "runs/folders", "runs/identity"}
     | {"runs/locks"},
     "runs/copies": {"stages", "owned", "runs/finished", "runs/identity", "runs/locks"},
-    "runs/stage": {"stages", "owned", "paths", "resume", "runs/files", "runs/finished", "runs/folders", "runs/identity"}
+    "runs/stage": {
+        "runs/copies",
+        "stages",
+        "owned",
+        "paths",
+        "resume",
+        "runs/files",
+        "runs/finished",
+        "runs/folders",
+        "runs/identity",
+    }
     | {"parameters", "runs/cells", "runs/code", "runs/locks", "runs/machine"},
     "runs/__init__": {"owned", "paths", "runs/files", "runs/finished", "runs/machine", "runs/progress", "runs/stage"},
     # driver/, the engine, above all of the store
@@ -234,7 +244,7 @@ def number_cells(notebook):
     """The code of a notebook that can change a number, as one text, without the check of its first cell's values."""
     drawn = {"parameters", "figure", "exercise"}
     every = "\n".join(source(cell) for cell in code_cells(notebook) if not drawn & tags(cell))
-    return every.replace("parameters.check(globals())\n", "")
+    return re.sub(r"(parameters\.check|given = parameters\.fill)\(globals\(\)\)(\n|$)", "", every)
 
 
 def test_importing_a_file_of_the_method_does_nothing_but_define():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from kr_utils import InputError, stages
 from kr_utils.runs import code
 
-FREE = {"interactive"}  # parameters that no number depends on
+FREE = {"interactive", "retrain"}  # parameters that no number depends on
 _watching: list[Watch] = []  # at most one: the stage that was opened last in this kernel
 _noted: set[str] = set()  # cells that ran since this file was imported: a kernel may be told to keep no history (nbval)
 
