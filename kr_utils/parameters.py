@@ -59,9 +59,8 @@ def settings() -> dict:
         raise InputError(f"{path}: {shown(unknown[0])} is no setting; there are: {', '.join(USUAL)}")
     for name, value in found.items():
         if type(value) is not type(USUAL[name]):
-            raise InputError(
-                f"{path}: {name} is {shown(value)}; give {'a whole' if name == 'seed' else 'text, not a'} number"
-            )
+            kind = "a whole number" if name == "seed" else "a text in quotes"
+            raise InputError(f"{path}: {name} is {shown(value)}; give {kind}")
     return {name: value for name, value in found.items() if value != ""}
 
 

@@ -237,8 +237,9 @@ def keep(states: dict[str, tuple[State, str]], path: Path) -> None:
             tree = State(folder, state.key).load()
             if tree is not None and ("parts" not in tree or OVER in tree):  # not one that was still at work
                 ended[str(folder.relative_to(state.folder))] = _pack(tree, tensors)
-        kept[name] = {"code": code, "ended": ended}
-    write(tensors, path, {"trainings": json.dumps(kept)})
+        kept |= {name: {"code": code, "ended": ended}} if ended else {}
+    if kept:
+        write(tensors, path, {"trainings": json.dumps(kept)})
 
 
 def lay_out(path: Path, name: str, code: str, state: State, seconds: float) -> bool:

@@ -80,7 +80,7 @@ FLOORS = {
         "runs/folders",
         "runs/identity",
     }
-    | {"parameters", "runs/cells", "runs/code", "runs/locks", "runs/machine"},
+    | {"parameters", "runs/cells", "runs/copies", "runs/code", "runs/locks", "runs/machine"},
     "runs/__init__": {"owned", "paths", "runs/files", "runs/finished", "runs/machine", "runs/progress", "runs/stage"},
     # driver/, the engine, above all of the store
     "driver/__init__": set(),

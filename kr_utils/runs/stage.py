@@ -192,9 +192,7 @@ class Stage:
             print("note: cells were edited, added or run in another order: what is stored is the result without that")
         elif plain(results) != self.found.stored:
             print("note: some last digits differ from the stored ones, as they may on another computer")
-        print(
-            f"found, with nothing trained (made {self.found.manifest['started'][:10]}); retrain = True makes it again"
-        )
+        print(f"found, made on {self.found.manifest['started'][:10]}; retrain = True makes it again")
         self._close()
         owned.remove(self.folder)
         return self.final
