@@ -80,6 +80,8 @@ class _Table:
     def _stop(self, *_) -> None:
         with self.change:
             self.over = True
+            if not self.rows and self.handle is not None:  # it was read back
+                self.handle.update(self.html(""))
         self.events.unregister("post_run_cell", self._stop)
 
     def _text(self) -> str:
