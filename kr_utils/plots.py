@@ -238,6 +238,8 @@ def checkpoint_curve(groups: dict[str, tuple[list[dict], int]]) -> Figure:
             at = x.index(chosen)
             axis.plot(x[at], values[at], "*", markersize=15, color=colour, markeredgecolor="black", zorder=3)
 
+    for axis in axes:
+        axis.ticklabel_format(useOffset=False, style="plain")
     axes[0].set(ylabel="validation CAS (%)", xlim=(0, None))
     axes[1].set(ylabel="validation loss", xlabel="training step of the checkpoint")
     axes[0].set_title("Filled: as good as the highest CAS; star: lowest loss of these", fontsize=10)

@@ -138,7 +138,9 @@ def restore(
             if not usable(at):
                 raise ValueError("its position is not one of this training")
             _fill(here, tree["parts"])
-        except Exception as error:  # each kind of part has its own
+
+        # Each kind of part has errors of its own
+        except Exception as error:
             _fill(here, before)
             state.refuse(path, error)
             with contextlib.suppress(OSError):  # where that is not possible it is told again
