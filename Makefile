@@ -12,7 +12,7 @@ RUN := PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python
 SIDE_BY_SIDE := -n 2 --dist loadfile
 BENCH_ARGS ?= --out benchmarks/results.md
 
-.PHONY: figures test lab lint bench compare clear clean
+.PHONY: figures test lab book classroom lint bench compare clear clean
 
 figures: $(VENV)/.installed  ## reproduce the figures (digits, quick, seed 0); ARGS="--datasets breastmnist" for others
 	$(RUN) run_all.py $(ARGS)
@@ -22,6 +22,12 @@ test: $(VENV)/.installed  ## unit, property and notebook tests; ARGS="-m 'not sl
 
 lab: $(VENV)/.installed  ## the tutorial in JupyterLab
 	$(RUN) -m kr_utils.driver.lab $(ARGS)
+
+book: $(VENV)/.installed  ## the executed notebooks as pages: book/index.html; ARGS="--dataset breastmnist --profile laptop"
+	$(RUN) -m kr_utils.driver.book $(ARGS)
+
+classroom: $(VENV)/.installed  ## a folder for a stick, with packages, results and book: docs/teaching.md
+	$(RUN) -m kr_utils.driver.classroom $(ARGS)
 
 lint: $(VENV)/.installed  ## format and lint, code and notebooks
 	$(RUN) -m ruff check .

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kr_utils import classifier, generator, recycling
 from kr_utils.data import Dataset
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def teachers(stage, device: str = "cpu") -> classifier.Ensemble:
@@ -24,6 +28,41 @@ def training(stage, ds: Dataset, epochs: int, teacher: classifier.Ensemble) -> c
     """How a Student is trained: as the real training, with the Teachers' labels."""
     augment = classifier.Augmentation.for_dataset(ds.info, ds.shape[1], recipe(stage).erase)
     return classifier.Training(recipe(stage), epochs, augment, teacher)
+
+
+def checkpoints(stage) -> dict[int, Path]:
+    """The weights of every checkpoint of 02: training step -> file."""
+    made = stage.upstream["generator"]
+    return {step: made.file(f"checkpoint-{step:07d}.safetensors") for step in made.metrics["steps"]}
+
+
+def samples(stage) -> dict[int, np.ndarray]:
+    """The images that 02 drew at each checkpoint from the same noise: training step -> uint8 [N, C, H, W]."""
+    made = stage.upstream["generator"].npz("samples.npz")
+    return {int(step): images for step, images in zip(made["steps"], made["images"])}
+
+
+def logits(stage) -> dict[str, dict[str, np.ndarray]]:
+    """What classifiers said about real images, by split: "real" (the Teachers, [members, N, K]), "student" ([N, K])."""
+    return {
+        who: stage.upstream[name].npz("logits.npz") for who, name in (("real", "teacher"), ("student", "distillation"))
+    }
+
+
+def steps(stage) -> int:
+    """Optimiser steps of the real training in 01: a Student takes at least as many."""
+    return stage.upstream["teacher"].metrics["steps"]
+
+
+def balance(stage) -> str:
+    """How 05 chose the number of synthetic images per class."""
+    return stage.upstream["distillation"].budget["balance"]
+
+
+def diffusion(stage) -> dict:
+    """Batch, average and label dropout of the Generator's training in 02."""
+    made = stage.upstream["generator"].budget
+    return {key: made[key] for key in ("batch", "ema_decay", "label_dropout")}
 
 
 def checkpoint(stage) -> Path:

@@ -1,21 +1,69 @@
-"""Panels for the live notebook (ipywidgets) with a static twin for executed copies.
+"""Panels for the live notebook (ipywidgets), each with a static twin for executed copies.
 
-A panel shows what is already computed or samples a few images; it never trains.
+A panel shows what is already computed or samples a few images; it never trains. Its knobs are reached by Tab and moved
+by the arrow keys, and what the picture shows stands below it in words, which are its alt text too.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import display
+from matplotlib.figure import Figure
 
-from kr_utils import attacks, plots
+from kr_utils import attacks, metrics, plots
 
 if TYPE_CHECKING:
     from kr_utils import generator
+
+Drawn = tuple[Figure, str]  # a picture, and what it shows in words
+
+
+def live(name: str, knobs: Sequence, draw: Callable[..., Drawn]) -> None:
+    """Show widgets and the picture that `draw` makes of their values, again whenever one of them changes.
+
+    Parameters
+    ----------
+    name : of the panel, for a screen reader
+    knobs : ipywidgets with a description
+    """
+    import ipywidgets as widgets
+
+    picture = widgets.HTML()
+
+    def redraw(_=None) -> None:
+        figure, words = draw(*(knob.value for knob in knobs))
+        file = io.BytesIO()
+        figure.savefig(file, format="png", bbox_inches="tight")
+        plt.close(figure)
+        image, told = base64.b64encode(file.getvalue()).decode(), html.escape(words)
+        picture.value = (
+            f'<img alt="{told}" src="data:image/png;base64,{image}" style="max-width: 100%">'
+            f'<p role="status" aria-label="{html.escape(name)}">{told}</p>'
+        )
+
+    for knob in knobs:
+        knob.style.description_width, knob.layout.width = "9em", "30em"
+        knob.observe(redraw, names="value")
+    redraw()
+    display(widgets.VBox([*knobs, picture]))
+
+
+def static(*drawn: Drawn) -> None:
+    """The twin of a panel in an executed copy: some of its pictures, each with its words."""
+    for figure, words in drawn:
+        plots.show(figure, words)
+        print(words)
+
+
+# ------------------------------------------------------------------ the Generator
 
 
 def sample_grid(
@@ -29,131 +77,193 @@ def sample_grid(
 
 
 def sampler_panel(model: generator.Generator, class_names: tuple[str, ...], interactive: bool, seed: int = 0) -> None:
-    """Sample the Generator: class, guidance, solver steps, churn. Static twin: three settings, one above the other."""
-    # Static twin
+    """Sample the Generator: class, guidance, solver steps, churn."""
+    from kr_utils import sampling
+
+    def draw(label: int, guidance: float, steps: int, churn: float) -> Drawn:
+        images = sample_grid(model, label, guidance, steps, churn, seed)
+        cost = sampling.evaluations({"guidance": guidance, "steps": steps, "churn": churn})
+        words = f"{class_names[label]}: guidance {guidance:g}, {steps} steps, churn {churn:g}. "
+        return plots.rows_of_images({"": images}), f"{words}Each image took {cost} network evaluations."
+
     if not interactive:
-        settings = [(1.0, 3), (1.0, 12), (3.0, 12)]
-        _, axes = plt.subplots(len(settings), 1, figsize=(5, 0.9 * len(settings) + 0.4), squeeze=False)
-        for axis, (guidance, steps) in zip(axes[:, 0], settings, strict=True):
-            images = sample_grid(model, 0, guidance, steps, 0.0, seed)
-            plots.show_image(axis, plots.tile(images, len(images)))
-            axis.set_title(f"{class_names[0]}: guidance {guidance:g}, {steps} steps", fontsize=9)
-        plt.show()
-        return
+        return static(draw(0, 1.0, 3, 0.0), draw(0, 1.0, 12, 0.0), draw(0, 3.0, 12, 0.0))
     import ipywidgets as widgets
 
-    # Knobs
-    picture = widgets.Output()
     label = widgets.Dropdown(options=[(name, k) for k, name in enumerate(class_names)], description="class")
     guidance = widgets.FloatSlider(1.0, min=0.5, max=6, step=0.5, description="guidance", continuous_update=False)
-    steps = widgets.IntSlider(12, min=1, max=40, description="steps", continuous_update=False)
-    churn = widgets.FloatSlider(0.0, min=0, max=20, step=2, description="churn", continuous_update=False)
+    steps = widgets.IntSlider(12, min=1, max=24, description="steps", continuous_update=False)
+    churn = widgets.FloatSlider(0.0, min=0, max=8, step=1, description="churn", continuous_update=False)
+    return live("sampler", [label, guidance, steps, churn], draw)
 
-    # The picture follows the knobs
-    def redraw(_=None) -> None:
-        images = sample_grid(model, label.value, guidance.value, steps.value, churn.value, seed)
-        with picture:
-            picture.clear_output(wait=True)
-            figure, axis = plt.subplots(figsize=(5, 1))
-            plots.show_image(axis, plots.tile(images, len(images)))
-            display(figure)
-            plt.close(figure)
 
-    for widget in (label, guidance, steps, churn):
-        widget.observe(redraw, names="value")
-    redraw()
-    display(widgets.VBox([label, guidance, steps, churn, picture]))
+def denoising_panel(model: generator.Generator, class_names: tuple[str, ...], interactive: bool, seed: int = 0) -> None:
+    """Walk down the path from noise to image: what the sampler has, and what the network takes for the clean image."""
+    from kr_utils import sampling
+
+    classes = torch.arange(8) % len(class_names)
+    path = sampling.trajectory(model, classes, seed=seed)
+
+    def draw(step: int) -> Drawn:
+        sigma, noisy, clean = path[step]
+        rows = {"sampler": noisy.numpy(), "network": clean.numpy()}
+        words = f"Before step {step + 1} of {len(path) - 1}, at noise level {sigma:.2f}: "
+        last = f"After the last of {len(path) - 1} steps: the images are done."
+        told = "above the noisy images, below what the network takes for the clean ones."
+        return plots.rows_of_images(rows), words + told if step < len(path) - 1 else last
+
+    if not interactive:
+        return static(draw(0), draw(len(path) // 2), draw(len(path) - 1))
+    import ipywidgets as widgets
+
+    step = widgets.IntSlider(0, min=0, max=len(path) - 1, description="steps done", continuous_update=False)
+    return live("denoising", [step], draw)
+
+
+def checkpoints_panel(images: dict[int, np.ndarray], rows: Sequence[dict], chosen: int, interactive: bool) -> None:
+    """Each checkpoint's images beside its scores.
+
+    images : step -> uint8 [N, C, H, W]; rows : with step, cas, val_loss, below and error (`selection.explain`)
+    """
+
+    def draw(step: int) -> Drawn:
+        row = next(row for row in rows if row["step"] == step)
+        good = row["below"] <= 2 * row["error"]
+        words = f"Checkpoint at step {step}: CAS {100 * row['cas']:.1f} %, "
+        words += f"{100 * row['below']:.1f} ± {100 * row['error']:.1f} points below the highest, "
+        words += f"{'as good as that' if good else 'too far below'}; validation loss {row['val_loss']:.3f}"
+        return plots.rows_of_images({"": images[step]}), words + (" (chosen)." if step == chosen else ".")
+
+    steps = [row["step"] for row in rows]
+    if not interactive:
+        return static(*map(draw, dict.fromkeys((steps[0], chosen, steps[-1]))))
+    import ipywidgets as widgets
+
+    step = widgets.SelectionSlider(options=steps, value=chosen, description="checkpoint", continuous_update=False)
+    return live("checkpoints", [step], draw)
+
+
+# ------------------------------------------------------------------ the Student
+
+
+def labels_panel(images: np.ndarray, logits: np.ndarray, class_names: tuple[str, ...], interactive: bool) -> None:
+    """The Teachers' soft labels of some images at a temperature.
+
+    images : uint8 [N, C, H, W]; logits : the Teachers', [N, K]
+    """
+
+    def draw(which: int, temperature: float) -> Drawn:
+        values = metrics.softmax(logits[which : which + 1] / temperature)[0]
+        first, second = np.argsort(values, kind="stable")[::-1][:2]
+        words = f"Image {which + 1} at temperature {temperature:g}: {100 * values[first]:.0f} % {class_names[first]}, "
+        words += f"{100 * values[second]:.0f} % {class_names[second]}."
+        return plots.probabilities(images[which], values, class_names, f"image {which + 1}"), words
+
+    if not interactive:
+        return static(draw(0, 1.0), draw(0, 4.0))
+    import ipywidgets as widgets
+
+    which = widgets.Dropdown(options=[(f"image {k + 1}", k) for k in range(len(images))], description="image")
+    temperature = widgets.FloatLogSlider(
+        1.0, min=-1, max=2, step=0.1, base=10, description="temperature", continuous_update=False
+    )
+    return live("soft labels", [which, temperature], draw)
+
+
+# ------------------------------------------------------------------ the attacks
 
 
 def threshold_panel(scored: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], interactive: bool) -> None:
-    """Move the attacker's threshold over the scores of members and non-members.
+    """Move the attacker's threshold, down to a single false accusation.
 
-    scored : model title -> attack -> (member scores, non-member scores). Static twin: the loss attack
-    on every model, threshold at the median score.
+    scored : model title -> attack -> (member scores, non-member scores)
     """
 
-    def middle(pair: tuple[np.ndarray, np.ndarray]) -> float:
-        return float(np.median(np.concatenate(pair)))
+    def draw(model: str, attack: str, alarms: float) -> Drawn:
+        members, others = scored[model][attack]
+        # The highest threshold at which so many outsiders are accused
+        allowed = max(1, round(alarms / 100 * len(others)))
+        level = float(np.sort(others)[::-1][allowed - 1])
+        tpr, fpr = float((members >= level).mean()), float((others >= level).mean())
+        words = f"{model}, {attacks.TITLES[attack]}: of 1,000 members {1000 * tpr:.0f} are found, and of 1,000 others "
+        words += f"{1000 * fpr:.0f} are accused wrongly (advantage {tpr - fpr:+.2f})."
+        return plots.threshold(members, others, level, f"{attacks.TITLES[attack]} score"), words
 
-    # Static twin
     if not interactive:
-        for title, by_attack in scored.items():
-            figure = plots.score_histogram(*by_attack["loss"], middle(by_attack["loss"]), f"loss score, {title}")
-            display(figure)
-            plt.close(figure)
-        return
+        return static(*(draw(title, "loss", 1.0) for title in scored))
     import ipywidgets as widgets
 
-    # Knobs
-    picture = widgets.Output()
     model = widgets.Dropdown(options=list(scored), description="model")
     attack = widgets.Dropdown(options=[(attacks.TITLES[a], a) for a in attacks.ATTACKS], description="attack")
-    # The slider moves over quantiles, for scores crowd near their maximum.
-    quantile = widgets.FloatSlider(0.5, min=0, max=1, step=0.01, description="quantile", continuous_update=False)
+    # On a log scale, for what matters is at few false alarms
+    alarms = widgets.FloatLogSlider(
+        10, min=-1, max=2, step=0.1, base=10, description="false alarms (%)", continuous_update=False
+    )
+    return live("threshold", [model, attack, alarms], draw)
 
-    # The picture follows the knobs
-    def redraw(_=None) -> None:
-        pair = scored[model.value][attack.value]
-        level = float(np.quantile(np.concatenate(pair), quantile.value))
-        with picture:
-            picture.clear_output(wait=True)
-            figure = plots.score_histogram(*pair, level, f"{attacks.TITLES[attack.value]} score, {model.value}")
-            display(figure)
-            plt.close(figure)
 
-    for widget in (model, attack, quantile):
-        widget.observe(redraw, names="value")
-    redraw()
-    display(widgets.VBox([widgets.HBox([model, attack]), quantile, picture]))
+def lira_panel(
+    phi: np.ndarray, inside: np.ndarray, canary: np.ndarray, shown: dict[str, int], interactive: bool
+) -> None:
+    """A record's scores in pipelines with and without it, and to which of the two the attacked pipeline's is nearer.
+
+    Parameters
+    ----------
+    phi : scaled logits [N, n]; inside : bool [N, n]; canary : bool [n]
+    shown : name -> record, of the static twin
+    """
+
+    def draw(target: int, record: int) -> Drawn:
+        shadows = np.arange(len(phi)) != target
+        inner, outer = (phi[shadows & (inside[:, record] == side), record] for side in (True, False))
+        nearer = len(inner) and abs(phi[target, record] - inner.mean()) < abs(phi[target, record] - outer.mean())
+        said, truth = ("member" if side else "not a member" for side in (nearer, inside[target, record]))
+        words = f"{'canary' if canary[record] else 'record'} {record}, target {target}: "
+        words += f"nearer to the mean of a {said}" if len(inner) and len(outer) else "no shadow on both sides"
+        words += f"; in truth {truth}"
+        return plots.in_and_out(inner, outer, phi[target, record], "score log(p / (1 - p))", words), words
+
+    if not interactive:
+        return static(*(draw(0, int(record)) for record in shown.values()))
+    import ipywidgets as widgets
+
+    target = widgets.IntSlider(0, min=0, max=len(phi) - 1, description="target", continuous_update=False)
+    first = int(next(iter(shown.values())))
+    record = widgets.IntSlider(first, min=0, max=phi.shape[1] - 1, description="record", continuous_update=False)
+    return live("record", [target, record], draw)
 
 
 def record_panel(
-    phi: np.ndarray, inside: np.ndarray, canary: np.ndarray, shown: dict[str, int], interactive: bool
+    images: np.ndarray,
+    scored: dict[str, tuple[np.ndarray, np.ndarray]],
+    interactive: bool,
+    what: str = "training image",
 ) -> None:
-    """A record's scores in pipelines with and without it, and LiRA's verdict on the target. Static twin: some records.
+    """One record at a time, the most exposed first: how few outsiders look as much like a member, artefact by artefact.
 
-    phi : [N, n]; inside : bool [N, n]; canary : bool [n]; shown : name -> record, of the static twin
+    Parameters
+    ----------
+    images : of the members, uint8 [N, C, H, W]
+    scored : artefact -> (scores of these members [N], scores of outsiders)
     """
+    # Share of outsiders with a score at least as high
+    rates = {
+        name: 1 - np.searchsorted(np.sort(others), members, side="left") / len(others)
+        for name, (members, others) in scored.items()
+    }
+    floor = min(1 / len(others) for _, others in scored.values())
+    order = np.argsort(np.min(list(rates.values()), axis=0), kind="stable")
 
-    def figure(target: int, record: int):
-        shadows = np.arange(len(phi)) != target
-        inner, outer = (phi[shadows & (inside[:, record] == side), record] for side in (True, False))
-        if not len(inner) or not len(outer):
-            return None
-        nearer = abs(phi[target, record] - inner.mean()) < abs(phi[target, record] - outer.mean())
-        said, truth = ("member" if side else "not a member" for side in (nearer, inside[target, record]))
-        what = f"{'canary' if canary[record] else 'record'} {record}, target {target}"
-        title = f"{what}: nearer to the mean of a {said}; in truth {truth}"
-        return plots.in_and_out(inner, outer, phi[target, record], "score log(p / (1 - p))", title)
+    def draw(place: int) -> Drawn:
+        mine = {name: float(rate[order[place - 1]]) for name, rate in rates.items()}
+        worst = min(mine, key=mine.get)
+        words = f"Rank {place} of {len(order)}: {what} {order[place - 1]}. It is given away most by {worst}: "
+        words += f"{1000 * mine[worst]:.0f} of 1,000 outsiders look at least as much like a member."
+        return plots.record(images[order[place - 1]], mine, floor, f"{what} {order[place - 1]}"), words
 
-    def draw(target: int, record: int) -> None:
-        if (made := figure(target, record)) is None:
-            print("with two pipelines there is no shadow on both sides")
-            return
-        display(made)
-        plt.close(made)
-
-    # Static twin
     if not interactive:
-        for record in shown.values():
-            draw(0, int(record))
-        return
+        return static(draw(1), draw(len(order)))
     import ipywidgets as widgets
 
-    # Knobs
-    picture = widgets.Output()
-    target = widgets.IntSlider(0, min=0, max=len(phi) - 1, description="target", continuous_update=False)
-    record = widgets.IntSlider(
-        int(next(iter(shown.values()))), min=0, max=phi.shape[1] - 1, description="record", continuous_update=False
-    )
-
-    # The picture follows the knobs
-    def redraw(_=None) -> None:
-        with picture:
-            picture.clear_output(wait=True)
-            draw(target.value, record.value)
-
-    for widget in (target, record):
-        widget.observe(redraw, names="value")
-    redraw()
-    display(widgets.VBox([widgets.HBox([target, record]), picture]))
+    place = widgets.IntSlider(1, min=1, max=len(order), description="rank", continuous_update=False)
+    return live("record", [place], draw)

@@ -49,6 +49,26 @@ def save(figure: Figure, folder: Path, name: str, alt: str) -> list[Path]:
     return paths
 
 
+def show(figure: Figure, alt: str) -> None:
+    """Show a figure in a notebook, once, with a text for those who cannot see it."""
+    from IPython.display import display
+
+    display(figure, metadata={"image/png": {"alt": alt.strip()}})
+    plt.close(figure)
+
+
+def rows_of_images(rows: dict[str, np.ndarray], title: str = "") -> Figure:
+    """A row of uint8 images [N, C, H, W] per name, the name on its left."""
+    columns = max(map(len, rows.values()))
+    figure, axes = plt.subplots(len(rows), 1, figsize=(0.62 * columns + 1.2, 0.72 * len(rows) + 0.4), squeeze=False)
+    for axis, (name, images) in zip(axes[:, 0], rows.items()):
+        show_image(axis, tile(images, columns))
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    if title:
+        axes[0, 0].set_title(title, fontsize=10)
+    return figure
+
+
 def show_image(axis, image: np.ndarray) -> None:
     """Draw one uint8 image [C, H, W] with 1 or 3 channels on an axis without ticks."""
     axis.imshow(np.moveaxis(image, 0, -1).squeeze(), vmin=0, vmax=255, cmap="gray")
@@ -196,17 +216,34 @@ def confusion(matrix: np.ndarray, names: tuple[str, ...]) -> Figure:
 
 
 def checkpoint_curve(groups: dict[str, tuple[list[dict], int]]) -> Figure:
-    """Validation CAS against training step; name -> (rows with step, cas, cas_min, cas_max; the chosen step)."""
-    figure, axis = plt.subplots(figsize=(5.6, 3.3))
+    """Validation CAS, and below it the validation loss that decides, against training step.
+
+    Parameters
+    ----------
+    groups : name -> (rows with step, cas, val_loss, below (the distance to the highest CAS) and error (its standard
+        error); the chosen step). Filled dots are within two standard errors of the highest CAS, open ones are not.
+    """
+    figure, axes = plt.subplots(2, 1, figsize=(5.6, 4.4), sharex=True)
     for k, (name, (rows, chosen)) in enumerate(groups.items()):
-        x, y = [row["step"] for row in rows], 100 * np.array([row["cas"] for row in rows])
-        spread = 100 * np.array([[r["cas"] - r["cas_min"], r["cas_max"] - r["cas"]] for r in rows]).T
-        line = axis.errorbar(x, y, spread, marker=MARKERS[k % 7], capsize=3, label=name)
-        at = x.index(chosen)
-        axis.plot(chosen, y[at], "*", markersize=15, color=line[0].get_color(), markeredgecolor="black")
-    axis.set(xlabel="training step of the checkpoint", ylabel="validation CAS (%)", xlim=(0, None))
-    axis.set_title("Checkpoint Optimisation (star: chosen; bars: range over Students)")
-    axis.legend()
+        colour, marker, x = f"C{k}", MARKERS[k % 7], [row["step"] for row in rows]
+        good = np.array([row["below"] <= 2 * row["error"] for row in rows])
+        cas, loss = 100 * np.array([row["cas"] for row in rows]), np.array([row["val_loss"] for row in rows])
+        axes[0].errorbar(x, cas, 200 * np.array([row["error"] for row in rows]), color=colour, capsize=3, label=name)
+        axes[1].plot(x, loss, color=colour)
+
+        # Filled where the CAS is as good as the highest; the star is the lowest loss among these
+        for axis, values in zip(axes, (cas, loss)):
+            axis.plot(np.array(x)[good], values[good], marker, color=colour, ls="")
+            axis.plot(np.array(x)[~good], values[~good], marker, color=colour, ls="", markerfacecolor="white")
+            at = x.index(chosen)
+            axis.plot(x[at], values[at], "*", markersize=15, color=colour, markeredgecolor="black", zorder=3)
+
+    for axis in axes:
+        axis.ticklabel_format(useOffset=False, style="plain")
+    axes[0].set(ylabel="validation CAS (%)", xlim=(0, None))
+    axes[1].set(ylabel="validation loss", xlabel="training step of the checkpoint")
+    axes[0].set_title("Filled: as good as the highest CAS; star: lowest loss of these", fontsize=10)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -284,26 +321,69 @@ def roc(curves_: dict[str, tuple[np.ndarray, np.ndarray, str]], title: str) -> F
     return figure
 
 
-def score_histogram(members: np.ndarray, non_members: np.ndarray, threshold: float, xlabel: str) -> Figure:
-    """Scores of members and non-members, the attack's threshold between them, the rates it gives in the title."""
-    figure, axis = plt.subplots(figsize=(5.6, 3.2))
+def threshold(members: np.ndarray, non_members: np.ndarray, level: float, title: str) -> Figure:
+    """An attack at one threshold: the scores on either side of it, and where that is on the ROC.
+
+    members, non_members : scores, higher where the attacker thinks of a member; level : what is called one
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.3), width_ratios=(3, 2))
 
     # Both histograms on the same edges; the lowest hundredth is put into the first bin
     low, high = np.quantile(np.concatenate([members, non_members]), [0.01, 1])
-    edges = np.linspace(low, high + 1e-9, 40)
-    for scores, name, colour in (
-        (members, "members", COLOURS["real"]),
-        (non_members, "non-members", COLOURS["student"]),
-    ):
-        axis.hist(np.clip(scores, low, high), edges, density=True, histtype="step", lw=2, label=name, color=colour)
+    edges = np.linspace(min(low, level), max(high, level) + 1e-9, 40)
+    for scores, name, key, style in ((members, "members", "real", "-"), (non_members, "others", "student", "--")):
+        clipped = np.clip(scores, edges[0], edges[-1])
+        left.hist(clipped, edges, density=True, histtype="step", lw=2, ls=style, label=name, color=COLOURS[key])
+    left.axvline(level, color="black", ls=":", lw=1.5)
+    left.axvspan(level, edges[-1], color="#F2F2F2", lw=0, zorder=0)
+    left.set(xlabel=title, ylabel="density", yscale="log", xlim=(edges[0], edges[-1]))
+    left.set_title("grey: called a member", fontsize=10)
+    _plain_numbers(left.yaxis)
 
-    # The threshold and its rates
-    axis.axvline(threshold, color="black", ls="--", lw=1.2)
-    tpr, fpr = (members >= threshold).mean(), (non_members >= threshold).mean()
-    axis.set(xlabel=xlabel, ylabel="density", yscale="log")
-    _plain_numbers(axis.yaxis)
-    axis.set_title(f"right of the line = called a member: TPR {tpr:.2f}, FPR {fpr:.2f}, advantage {tpr - fpr:+.2f}")
-    axis.legend()
+    # The ROC on log axes, down to a single false alarm
+    tpr, fpr = (float((scores >= level).mean()) for scores in (members, non_members))
+    floor = 1 / len(non_members)
+    x, y = metrics.roc(members, non_members)
+    right.plot(x, y, color=COLOURS["real"])
+    line = np.geomspace(floor, 1, 50)
+    right.plot(line, line, color=COLOURS["chance"], lw=1, ls="-.", label="chance")
+    right.axvline(0.01, color=COLOURS["chance"], lw=1, ls=":", label="1 % FPR")
+    right.plot(max(fpr, floor), max(tpr, floor), "ko", markersize=8, label="here")
+    right.set(xscale="log", yscale="log", xlim=(floor * 0.8, 1.1), ylim=(floor * 0.8, 1.1))
+    right.set(xlabel="false-positive rate", ylabel="true-positive rate")
+    right.set_title(f"TPR {tpr:.3f} at FPR {fpr:.3f}", fontsize=10)
+    _plain_numbers(right.xaxis, right.yaxis)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=5)
+    return figure
+
+
+def probabilities(image: np.ndarray, values: np.ndarray, names: tuple[str, ...], title: str) -> Figure:
+    """An image uint8 [C, H, W], and beside it a bar per class for probabilities [K]."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, max(1.9, 0.24 * len(names) + 0.9)), width_ratios=(1, 2))
+    show_image(left, image)
+    left.set_title(title, fontsize=10)
+    right.barh(range(len(names)), values, color=COLOURS["real"])
+    right.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=8)
+    right.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="probability")
+    right.grid(False, axis="y")
+    return figure
+
+
+def record(image: np.ndarray, rates: dict[str, float], floor: float, title: str) -> Figure:
+    """An image, and for each artefact the false-positive rate at which an attacker would accuse it.
+
+    rates : artefact -> share of outsiders that look at least as much like a member; floor : the smallest one there is
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 0.42 * len(rates) + 1.7), width_ratios=(1, 3))
+    show_image(left, image)
+    left.set_title(title, fontsize=10)
+    right.axvspan(floor * 0.5, 0.01, color="#F2F2F2", lw=0, zorder=0)
+    right.axvline(0.01, color=COLOURS["chance"], lw=1, ls=":")
+    right.plot([max(rate, floor * 0.7) for rate in rates.values()], range(len(rates)), "o", color=COLOURS["student"])
+    right.set_yticks(range(len(rates)), [_short(name, 30) for name in rates], fontsize=9)
+    right.set(xscale="log", xlim=(floor * 0.5, 1.2), ylim=(len(rates) - 0.5, -0.5))
+    right.set(xlabel="false-positive rate that it takes (grey: below 1 %)")
+    _plain_numbers(right.xaxis)
     return figure
 
 

@@ -6,9 +6,10 @@ round the same way every time.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -34,6 +35,17 @@ def autocast(device: str | torch.device, side: int | None = None) -> torch.autoc
     else:
         able = kind == "cpu" and _bfloat16_repays()
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=able and (side is None or side >= 16))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for the sums while this lasts, as the workers of a search have: they come to the same bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @functools.cache

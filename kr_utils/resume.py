@@ -24,6 +24,7 @@ from torch import Tensor
 from kr_utils import InputError, owned
 
 FORMAT = "1"
+OVER = "over"  # marks the state of a training that has ended
 KEPT = 2  # the newest states: if the last one is damaged there is the one before
 
 
@@ -127,21 +128,26 @@ def restore(
     values : where the loop begins: numbers, texts, tensors, lists and dicts of them, whatever it carries along
     """
     for path, tree in state.trees() if state else ():
-        before = copy.deepcopy(_contents(parts))
+        over = isinstance(tree, dict) and OVER in tree
+        here = _lasting(parts) if over else parts
+        before = copy.deepcopy(_contents(here))
         try:
-            if not alike(tree, {"parts": before, "values": values}):
+            if not alike(tree, {"parts": before, "values": values} | ({OVER: True} if over else {})):
                 raise ValueError("it is not one of this training")
             at = SimpleNamespace(**tree["values"])
             if not usable(at):
                 raise ValueError("its position is not one of this training")
-            _fill(parts, tree["parts"])
-        except Exception as error:  # each kind of part has its own
-            _fill(parts, before)
+            _fill(here, tree["parts"])
+
+        # Each kind of part has errors of its own
+        except Exception as error:
+            _fill(here, before)
             state.refuse(path, error)
             with contextlib.suppress(OSError):  # where that is not possible it is told again
                 owned.remove(path)
             continue
-        print(f"{state.folder.name}: goes on from its state after {state.seconds():.0f} s of work", flush=True)
+        told = "is trained already, in" if over else "goes on from its state after"
+        print(f"{state.folder.name}: {told} {state.seconds():.0f} s of work", flush=True)
         return at
     return SimpleNamespace(**values)
 
@@ -187,9 +193,17 @@ def _fill(parts: dict, contents: dict) -> None:
                     raise ValueError(f"{name} holds tensors of another shape")
 
 
+def _lasting(parts: dict) -> dict:
+    """What of a training counts once it is over: not its optimiser, learning rate and random numbers."""
+    passing = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.Generator)
+    return {name: part for name, part in parts.items() if not isinstance(part, passing)}
+
+
 def offer(state: State | None, parts: dict, at: SimpleNamespace, *, now: bool = False) -> None:
     """Save `parts` and the position `at` if the interval has passed, or `now` (the training is over)."""
-    if state and (now or state.due()):
+    if state and now:
+        state.save({"parts": _contents(_lasting(parts)), "values": vars(at), OVER: True})
+    elif state and state.due():
         state.save({"parts": _contents(parts), "values": vars(at)})
 
 
@@ -208,6 +222,52 @@ def once(state: State | None, make: Callable[[], dict], usable: Callable[[dict],
         if folder.is_dir():
             owned.remove(folder)
     return tree
+
+
+def keep(states: dict[str, tuple[State, str]], path: Path) -> None:
+    """Write what a stage's trainings came to into one file, so that `lay_out` can hand it to the same trainings again.
+
+    Parameters
+    ----------
+    states : name -> its state, and a fingerprint of the code that asked for it
+    """
+    tensors: dict[str, Tensor] = {}
+    kept: dict[str, dict] = {}
+    for name, (state, code) in sorted(states.items()):
+        ended = {}
+        for folder in sorted({file.parent for file in state.folder.rglob("*.safetensors")}):
+            tree = State(folder, state.key).load()
+            if tree is not None and ("parts" not in tree or OVER in tree):  # not one that was still at work
+                ended[str(folder.relative_to(state.folder))] = _pack(tree, tensors)
+        kept |= {name: {"code": code, "ended": ended}} if ended else {}
+    if kept:
+        write(tensors, path, {"trainings": json.dumps(kept)})
+
+
+def lay_out(path: Path, name: str, code: str, state: State, seconds: float) -> bool:
+    """Put the ended trainings called `name` of a file that `keep` wrote where `state` finds them.
+
+    seconds : that they took. Returns whether there are any that the same code asked for.
+    """
+    with safe_open(path, "pt") as file:
+        found = json.loads(file.metadata()["trainings"]).get(name)
+        if not found or found["code"] != code:
+            return False
+        for place, packed in found["ended"].items():
+            names = _names(packed)
+            tree = _unpack(packed, {tensor: file.get_tensor(tensor).clone() for tensor in names})
+            part = State(state.folder / place, state.key, state.every)
+            part.since -= seconds
+            part.save(tree)
+    return bool(found["ended"])
+
+
+def _names(packed) -> list[str]:
+    """Names of the tensors in what `_pack` made."""
+    if isinstance(packed, dict) and "tensor" in packed:
+        return [packed["tensor"]]
+    inside = packed.values() if isinstance(packed, dict) else packed if isinstance(packed, list) else ()
+    return [name for item in inside for name in _names(item)]
 
 
 def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -257,7 +317,8 @@ def _unpack(value, tensors: dict[str, Tensor]):
     if "tensor" in value:
         order = value["order"]
         back = [order.index(axis) for axis in range(len(order))]
-        return tensors[value["tensor"]].permute(back).to(value["device"])
+        device = value["device"] if torch.cuda.is_available() else "cpu"  # trained on a GPU, shown on a laptop
+        return tensors[value["tensor"]].permute(back).to(device)
     if "dict" in value:
         return {key: _unpack(item, tensors) for key, item in value["dict"]}
     kind, items = next(iter(value.items()))

@@ -109,6 +109,32 @@ def _multistep(model, network, draw, steps: int) -> Tensor:
     return x
 
 
+@torch.inference_mode()
+def trajectory(
+    model: generator.Generator, labels: Tensor, *, seed: int, guidance: float = 1.0, steps: int = 12
+) -> list[tuple[float, Tensor, Tensor]]:
+    """The way from noise to image of `sample` without churn, step by step, for a look at it.
+
+    Returns
+    -------
+    per step: the noise level, the noisy images before it and what the network takes for the clean ones (EDM eq. 7's D),
+    both uint8 [N, C, H, W]; at last (0, images, images), where the images are those of `sample` up to rounding
+    """
+    device = next(model.parameters()).device
+    channels, height, side = model.shape
+    shape = (channels * model.fold**2, height // model.fold, side // model.fold)
+    noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in noise_rngs(seed, range(len(labels)))])
+
+    scheduler, sigmas = _schedule(model, steps)
+    x, labels, path = torch.from_numpy(noise).to(device) * scheduler.init_noise_sigma, labels.to(device), []
+    for sigma, time in zip(sigmas, scheduler.timesteps):
+        raw = generator.guided(model, x, torch.full((len(x),), sigma, device=device), labels, guidance)
+        path.append((sigma, model.decode(x).cpu(), model.decode(model.denoised(x, torch.tensor(sigma), raw)).cpu()))
+        x = scheduler.step(raw, time, x, return_dict=False)[0]
+    images = model.decode(x).cpu()
+    return [*path, (0.0, images, images)]
+
+
 def _stochastic(model, network, draw, steps: int, churn: float) -> Tensor:
     """EDM's algorithm 2: raise the noise, then Heun's method down to the next level."""
 

@@ -826,7 +826,7 @@ def test_a_damaged_result_is_not_done_and_those_after_it_say_what_to_run(case, t
     with pytest.raises(InputError) as error:
         finish("checkpoints", checksum=checksum)
     assert "needs the results of 01_teacher" in str(error.value)
-    assert "run notebooks/01_teacher.ipynb first, or `python run_all.py --profile smoke" in str(error.value)
+    assert "run this notebook first, or `python run_all.py --profile smoke" in str(error.value)
     assert finish("teacher", checksum=checksum) == path, "it is made anew over the damaged one"
     assert runs.read(path)
 
@@ -956,7 +956,8 @@ def test_every_notebook_checks_its_parameters_before_it_reads_anything():
     for notebook, _ in stages.STAGES.values():
         code = "\n".join(cells(f"{notebook}.ipynb"))
         reads = min(code.index(word) for word in ("data.load(", "runs.begin(", "profiles.budget(") if word in code)
-        assert 0 < code.find("parameters.check(globals())") < reads, notebook
+        checks = max(code.find("parameters.check(globals())"), code.find("given = parameters.fill(globals())"))
+        assert 0 < checks < reads, notebook
 
 
 def test_no_folder_is_named_after_nothing(tmp_path, monkeypatch):
@@ -973,16 +974,8 @@ def test_no_folder_is_named_after_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("notebook", "stage"),
-    [
-        ("03_checkpoints", "01_teacher"),
-        ("04_tuning", "01_teacher"),
-        ("05_distillation", "01_teacher"),
-        ("06_membership", "01_teacher"),
-    ],
-)
-def test_notebooks_out_of_order_say_which_stage_to_run_first_and_how(notebook, stage, capsys, shell):
+@pytest.mark.parametrize("notebook", ["03_checkpoints", "04_tuning", "05_distillation", "06_membership"])
+def test_notebooks_out_of_order_name_all_missing_stages_and_the_command(notebook, capsys, shell, tmp_path):
     first, *rest = cells(f"{notebook}.ipynb")
     shell.run_cell(f"{first}\nprofile = 'smoke'")
     begins = next(number for number, cell in enumerate(rest) if "runs.begin(" in cell)
@@ -990,10 +983,12 @@ def test_notebooks_out_of_order_say_which_stage_to_run_first_and_how(notebook, s
         assert shell.run_cell(cell).success
     assert not shell.run_cell(rest[begins]).success
     line = capsys.readouterr().out.strip()
+    missing = stages.STAGES[stage_of(notebook)][1]
+    names = [stages.STAGES[stage][0] for stage in missing]
     assert line == (
-        f"InputError: {notebook} needs the results of {stage} (digits, profile smoke, seed 0): run "
-        f"notebooks/{stage}.ipynb first, or `python run_all.py --profile smoke --datasets digits --seeds 0 "
-        f"--until {stage_of(stage)}`"
+        f"InputError: {notebook} needs the results of {', '.join(names[:-1])} and {names[-1]} (digits, profile smoke, "
+        f"seed 0): run these notebooks, in this order, first, or `python run_all.py --profile smoke --datasets digits "
+        f"--seeds 0 --runs-dir {tmp_path}/runs --until {missing[-1]}` in {stages.ROOT}"
     )
 
 

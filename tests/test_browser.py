@@ -1,6 +1,7 @@
-"""JupyterLab in a real browser: a student opens a notebook, runs it, and moves a knob of its panel."""
+"""JupyterLab in a real browser: students open notebooks, run them, move knobs, give answers, and come back next day."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -13,28 +14,42 @@ import urllib.request
 import pytest
 
 from kr_utils import stages
+from kr_utils.driver import lab as server_
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
+SETTINGS = 'dataset = "digits"\nprofile = "smoke"\nseed = 0\n'
+SERVERS = "[data-mime-type='application/vnd.jupyter.stderr']"
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """A JupyterLab on a copy of the notebooks, with notebook 02 set to the smoke profile; yields its address."""
-    folder = tmp_path / "notebooks"
-    shutil.copytree(stages.NOTEBOOKS, folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    path = folder / "02_generator.ipynb"
-    path.write_text(path.read_text().replace('profile: str = \\"quick\\"', 'profile: str = \\"smoke\\"'))
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """`make lab` on a copy of the project whose settings.toml asks for the smoke profile; yields (address, folder)."""
+    folder = tmp_path_factory.mktemp("lab") / "project"
+    ignore = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
+    for name in ("kr_utils", "notebooks"):
+        shutil.copytree(stages.ROOT / name, folder / name, ignore=ignore)
+    (folder / "notebooks/settings.toml").write_text(SETTINGS)
+    (folder / "runs").mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    call = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
-    call += ["--IdentityProvider.token=", f"--notebook-dir={folder}", "--LabApp.collaborative=False"]
-    environment = {**os.environ, "PYTHONPATH": str(stages.ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
-    environment |= {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "s"), "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "w")}
-    with open(tmp_path / "lab.log", "w") as log:
-        server = subprocess.Popen(call, stdout=log, stderr=log, env=environment)
+
+    # As `make lab` starts it, but for the token, the browser and the settings, which are the user's
+    options = [
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--IdentityProvider.token=",
+        "--LabApp.collaborative=0",
+    ]
+    call = [sys.executable, "-m", "kr_utils.driver.lab", *options]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("KR_")}
+    environment |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    environment |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / "s"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "w")}
+    with open(folder / "lab.log", "w") as log:
+        server = subprocess.Popen(call, stdout=log, stderr=log, env=environment, cwd=folder)
     try:
         for _ in range(120):
             try:
@@ -42,10 +57,40 @@ def lab(tmp_path):
                 break
             except OSError:
                 time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", folder
     finally:
         server.terminate()
         server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        assert not os.environ.get("KR_REQUIRE_BROWSER"), "chromium must be installed here"
+        pytest.skip("install chromium to run this")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_notebook(lab, browser):
+    """A function that opens a notebook in a page of its own."""
+    pages = []
+
+    def open_(name):
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        pages.append(page)
+        page.goto(f"{lab[0]}/lab/tree/notebooks/{name}.ipynb?reset", timeout=90_000)
+        page.locator(".jp-Notebook h1").first.wait_for(timeout=90_000)
+        return page
+
+    yield open_
+    for page in pages:
+        page.close()
 
 
 def run_all_cells(page):
@@ -61,32 +106,103 @@ def run_all_cells(page):
             return
 
 
-@pytest.mark.slow
-def test_a_student_moves_a_knob_in_jupyterlab(lab):
-    if CHROMIUM is None:
-        assert not os.environ.get("KR_REQUIRE_BROWSER"), "chromium must be installed here"
-        pytest.skip("install chromium to run this")
-    from playwright.sync_api import expect, sync_playwright
+def answer(page, text, new):
+    """Replace the code of the first cell that holds `text`, and run that cell and the one below it."""
+    page.locator(".jp-CodeCell", has_text=text).first.locator(".cm-content").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.type(new)
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.press("Shift+Enter")
 
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.goto(f"{lab}/lab/tree/02_generator.ipynb?reset", timeout=90_000)
-        page.locator(".jp-Notebook h1").first.wait_for(timeout=90_000)
-        run_all_cells(page)
-        slider = page.locator(".widget-slider", has_text="guidance")
-        slider.wait_for(state="attached", timeout=180_000)
-        # The notebook is done when its last cell says so; panels stay alive after that.
-        page.get_by_text(re.compile(r"^done: .*02_generator")).wait_for(state="attached", timeout=180_000)
-        assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+
+def test_lab_opens_the_first_notebook_beside_the_runs_on_this_computer_only():
+    call = server_.command(["--no-browser"])
+    assert f"--ServerApp.root_dir={stages.ROOT}" in call
+    assert "--ServerApp.ip=127.0.0.1" in call
+    assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb?file-browser-path=/" in call
+    assert not any("token" in word or "password" in word for word in call), "JupyterLab's own token stays"
+
+
+@pytest.mark.slow
+def test_lab_shows_runs_and_00_says_which_mistake_an_answer_is(lab, open_notebook, browser):
+    first = browser.new_page(viewport={"width": 1400, "height": 1000})
+    first.goto(f"{lab[0]}/", timeout=90_000)
+    first.locator(".jp-Notebook h1", has_text="Start here").wait_for(timeout=90_000)
+    first.wait_for_timeout(8000)
+    first.screenshot(path="/tmp/tutorial/lab00.png")
+    first.locator(".jp-DirListing-item", has_text=re.compile("^runs$")).wait_for(timeout=60_000)
+    run_all_cells(first)
+    first.get_by_text(re.compile(r"^done: .*00_start_here")).wait_for(state="attached", timeout=180_000)
+    assert first.locator(f".jp-RenderedText{SERVERS}").count() == 0
+    answer(first, "rarest = None", 'rarest = 25\nrecall = "0.1"')
+    first.get_by_text("that is a number of images; divide it").wait_for(timeout=30_000)
+    first.get_by_text("that is a text; write the number without quotes").wait_for(timeout=30_000)
+    answer(first, "rarest = 25", "rarest = counts['train'].min() / counts['train'].sum()\nrecall = 1 / 10")
+    first.get_by_text(re.compile(r"^Right!\s+Right!\s*$")).wait_for(timeout=30_000)
+    first.close()
+
+
+@pytest.mark.slow
+def test_a_notebook_out_of_order_says_so_where_the_eye_is(open_notebook):
+    page = open_notebook("06_membership")
+    run_all_cells(page)
+    line = page.locator(".jp-RenderedText", has_text="Not run, because a cell above failed. InputError: 06_membership")
+    line.wait_for(state="attached", timeout=120_000)
+    from playwright.sync_api import expect
+
+    page.screenshot(path="/tmp/tutorial/order.png")
+    expect(line).to_be_in_viewport()
+    told = line.inner_text()
+    assert "01_teacher, 02_generator, 03_checkpoints, 04_tuning and 05_distillation (digits, profile smoke" in told
+    assert "--until distillation" in told
+    assert "Traceback" not in told
+    assert page.locator(".jp-CodeCell").last.locator(".jp-RenderedText").count() == 1, "below the last cell"
+
+
+@pytest.mark.slow
+def test_a_student_moves_every_knob_and_finds_all_of_it_the_next_day(lab, open_notebook):
+    from playwright.sync_api import expect
+
+    page = open_notebook("02_generator")
+    run_all_cells(page)
+    page.locator("progress").first.wait_for(state="attached", timeout=120_000)  # the live table
+    page.get_by_text(re.compile(r"^done: .*02_generator")).wait_for(state="attached", timeout=180_000)
+    assert page.locator(f".jp-RenderedText{SERVERS}").count() == 0
+    move_all(page)
+    stored = lab[1] / "runs/smoke/digits/seed0/02_generator"
+    before = {path.name: path.stat().st_mtime_ns for path in stored.iterdir()}
+    page.close()
+
+    # The next day: a new kernel
+    for session in json.load(urllib.request.urlopen(f"{lab[0]}/api/sessions")):
+        urllib.request.urlopen(urllib.request.Request(f"{lab[0]}/api/sessions/{session['id']}", method="DELETE"))
+    page = open_notebook("02_generator")
+    run_all_cells(page)
+    page.get_by_text("generator: is trained already").wait_for(state="attached", timeout=120_000)
+    page.get_by_text(re.compile("found, made on")).wait_for(state="attached", timeout=120_000)
+    panel = page.locator(".widget-html-content img[alt]").last
+    panel.scroll_into_view_if_needed()
+    expect(panel).to_be_visible()
+    move_all(page)
+    assert {path.name: path.stat().st_mtime_ns for path in stored.iterdir()} == before
+
+
+def move_all(page):
+    """Every slider of the notebook by the keyboard alone; its picture and words must change."""
+    from playwright.sync_api import expect
+
+    sliders = page.locator(".widget-slider")
+    sliders.first.wait_for(state="attached", timeout=60_000)
+    assert sliders.count() == 4, "one of the denoising panel, three of the sampler"
+    for k in range(sliders.count()):
+        slider = sliders.nth(k)
         slider.scroll_into_view_if_needed()
-        picture = page.locator(".widget-output img").first
-        expect(picture).to_be_visible(timeout=60_000)
-        before = picture.get_attribute("src")
+        panel = slider.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]")
+        picture = panel.locator(".widget-html-content img")
+        words = picture.get_attribute("alt")
         handle = slider.locator(".noUi-handle, [role=slider]").first
         handle.focus()
-        for _ in range(4):
+        for _ in range(2):
             page.keyboard.press("ArrowRight")
-        expect(picture).not_to_have_attribute("src", before, timeout=60_000)
-        assert page.locator(".widget-readout", has_text="3.00").count() == 1, "1 and four steps of 0.5"
-        browser.close()
+        expect(picture).not_to_have_attribute("alt", words, timeout=30_000)
+        assert picture.get_attribute("src").startswith("data:image/png")

@@ -57,5 +57,5 @@ def test_a_notebook_out_of_order_says_which_one_to_run_first(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(stages.ROOT)}
     out = subprocess.run(call, capture_output=True, text=True, env=environment, cwd=stages.NOTEBOOKS, timeout=300)
     assert out.returncode != 0
-    assert "05_distillation needs the results of 01_teacher" in out.stderr
-    assert "run notebooks/01_teacher.ipynb first" in out.stderr
+    assert "needs the results of 01_teacher, 02_generator, 03_checkpoints and 04_tuning (digits, profile" in out.stderr
+    assert f"--runs-dir {os.environ['KR_RUNS']} --until tuning" in out.stderr

@@ -1,41 +1,107 @@
 """Panels, live and static, without a browser: real widgets, their real callbacks."""
 
+import re
+import time
+
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
-from kr_utils import panels, plots
+from kr_utils import panels, plots, sampling
+
+NAMES = tuple("abcdefghij")
+RNG = np.random.default_rng(0)
+PAIR = (RNG.normal(1, 1, 100), RNG.normal(0, 1, 200))
+SCORED = {"real": {"loss": PAIR, "confidence": PAIR, "entropy": (PAIR[0] + 5, PAIR[1] + 5)}}
+IMAGES = RNG.integers(0, 256, (100, 1, 8, 8), dtype=np.uint8)
+ROWS = [
+    {"step": 10, "cas": 0.90, "below": 0.05, "error": 0.02, "val_loss": 0.3},
+    {"step": 20, "cas": 0.95, "below": 0.0, "error": 0.0, "val_loss": 0.2},
+    {"step": 30, "cas": 0.94, "below": 0.01, "error": 0.02, "val_loss": 0.1},
+]
+
+
+def show(name, interactive, model):
+    """One of the six panels."""
+    images = {row["step"]: IMAGES[:8] for row in ROWS}
+    call = {
+        "sampler": lambda: panels.sampler_panel(model, NAMES, interactive, 3),
+        "denoising": lambda: panels.denoising_panel(model, NAMES, interactive, 3),
+        "checkpoints": lambda: panels.checkpoints_panel(images, ROWS, 30, interactive),
+        "labels": lambda: panels.labels_panel(IMAGES[:4], 3 * np.eye(10)[:4], NAMES, interactive),
+        "threshold": lambda: panels.threshold_panel(SCORED, interactive),
+        "record": lambda: panels.record_panel(IMAGES, {"real": PAIR, "images": PAIR[::1]}, interactive),
+    }
+    call[name]()
+
+
+ALL = ("sampler", "denoising", "checkpoints", "labels", "threshold", "record")
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What a panel displays."""
+    """What a live panel displays."""
     seen = []
     monkeypatch.setattr(panels, "display", seen.append)
-    monkeypatch.setattr(panels.plt, "show", lambda: seen.append("figure"))
     return seen
 
 
-def find(box, kind):
-    children = getattr(box, "children", ())
-    return [c for c in children if isinstance(c, kind)] + [w for c in children for w in find(c, kind)]
+def parts(box):
+    *knobs, picture = box.children
+    return knobs, picture
 
 
-def test_the_sampler_panel_redraws_when_a_knob_moves(tiny_generator, shown, monkeypatch):
-    drawn = []
-    original = panels.sample_grid
-    monkeypatch.setattr(panels, "sample_grid", lambda *a: drawn.append(a[1:]) or original(*a))
-    panels.sampler_panel(tiny_generator, tuple("abcdefghij"), interactive=True, seed=3)
-    panel = shown[-1]
-    (label,) = find(panel, widgets.Dropdown)
-    guidance = next(w for w in find(panel, widgets.FloatSlider) if w.description == "guidance")
-    label.value, guidance.value = 4, 2.0
-    assert drawn == [(0, 1.0, 12, 0.0, 3), (4, 1.0, 12, 0.0, 3), (4, 2.0, 12, 0.0, 3)]
+def move(knob):
+    """One step, as an arrow key does."""
+    if isinstance(knob, (widgets.Dropdown, widgets.SelectionSlider)):
+        knob.index = (knob.index + 1) % len(knob.options)
+    elif isinstance(knob, widgets.FloatLogSlider):
+        knob.value *= knob.base**-knob.step
+    else:
+        knob.value += -knob.step if knob.value + knob.step > knob.max else knob.step
 
 
-def test_the_static_twin_shows_a_figure_and_no_widget(tiny_generator, shown):
-    panels.sampler_panel(tiny_generator, tuple("abcdefghij"), interactive=False)
-    assert shown == ["figure"]
+@pytest.mark.parametrize("name", ALL)
+def test_every_knob_of_every_panel_changes_what_is_shown_within_a_second(name, tiny_generator, shown):
+    show(name, True, tiny_generator)
+    knobs, picture = parts(shown[-1])
+    for knob in knobs:
+        if isinstance(knob, widgets.Dropdown) and len(knob.options) == 1:
+            continue
+        before, started = picture.value, time.monotonic()
+        move(knob)
+        assert picture.value != before, knob.description
+        assert time.monotonic() - started < 5, "a second on an idle computer"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_knobs_have_labels_and_the_picture_a_text_that_says_what_it_shows(name, tiny_generator, shown):
+    show(name, True, tiny_generator)
+    knobs, picture = parts(shown[-1])
+    assert all(knob.description for knob in knobs)
+    alt, told = re.search(r'alt="([^"]+)"', picture.value)[1], re.search(r">([^<]+)</p>", picture.value)[1]
+    assert alt == told
+    assert len(told) > 20
+    assert 'role="status"' in picture.value
+    assert not plt.get_fignums(), "no figure stays open"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_static_twin_shows_figures_with_their_words_and_no_widget(name, tiny_generator, monkeypatch, capsys, shown):
+    texts = []
+    monkeypatch.setattr(plots, "show", lambda figure, alt: texts.append(alt))
+    show(name, False, tiny_generator)
+    assert texts
+    assert capsys.readouterr().out.splitlines() == texts
+    assert shown == []
+    plt.close("all")
+
+
+def test_names_of_a_users_own_are_not_markup(tiny_generator, shown):
+    panels.sampler_panel(tiny_generator, ('<img src=x onerror="a">', *NAMES[1:]), True)
+    assert "<img src=x" not in parts(shown[-1])[1].value
 
 
 def test_only_the_knob_changes_between_two_grids(tiny_generator):
@@ -46,32 +112,68 @@ def test_only_the_knob_changes_between_two_grids(tiny_generator):
     assert not np.array_equal(first, other)
 
 
-def scored():
-    rng = np.random.default_rng(0)
-    pair = (rng.normal(1, 1, 100), rng.normal(0, 1, 80))
-    return {"model": {"loss": pair, "confidence": pair, "entropy": (pair[0] + 5, pair[1] + 5)}}
+def test_the_path_ends_at_the_images_of_the_sampler(tiny_generator):
+    labels = torch.arange(4)
+    path = sampling.trajectory(tiny_generator, labels, seed=3, guidance=2.0, steps=6)
+    images = sampling.sample(tiny_generator, labels, seed=3, guidance=2.0, steps=6)
+    assert (path[-1][1].int() - images.int()).abs().max() <= 1, "rounding: other images stand in the block"
+    assert len(path) == 7
+    assert [level for level, *_ in path] == sorted((level for level, *_ in path), reverse=True)
+    assert not torch.equal(path[0][1], path[0][2])
 
 
-def test_the_threshold_panel_states_the_rates_at_the_line(shown, monkeypatch):
-    titles = []
-    original = plots.score_histogram
-
-    def record(members, non_members, threshold, xlabel):
-        titles.append((threshold, xlabel))
-        return original(members, non_members, threshold, xlabel)
-
-    monkeypatch.setattr(plots, "score_histogram", record)
-    panels.threshold_panel(scored(), interactive=True)
-    panel = shown[-1]
-    slider = find(panel, widgets.FloatSlider)[0]
-    slider.value = 0.9
-    find(panel, widgets.Dropdown)[1].value = "entropy"
-    everything = np.concatenate(scored()["model"]["loss"])
-    assert titles[1][0] == pytest.approx(np.quantile(everything, 0.9))
-    assert titles[2][0] == pytest.approx(np.quantile(everything + 5, 0.9))
-    assert "modified entropy" in titles[2][1]
+def test_the_threshold_reaches_the_corner_where_few_are_accused_wrongly(shown):
+    panels.threshold_panel(SCORED, True)
+    knobs, picture = parts(shown[-1])
+    alarms = knobs[-1]
+    alarms.value = 1.0
+    members, others = PAIR
+    level = np.sort(others)[-2]  # two of 200
+    told = re.search(r">([^<]+)</p>", picture.value)[1]
+    assert f"of 1,000 members {1000 * (members >= level).mean():.0f} are found" in told
+    assert "of 1,000 others 10 are accused wrongly" in told
+    alarms.value = alarms.base**alarms.min
+    assert "of 1,000 others 5 are accused wrongly" in picture.value, "a single one of 200"
 
 
-def test_the_histogram_title_is_right():
-    figure = plots.score_histogram(np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 2, 3]), 2.5, "score")
-    assert "TPR 0.50, FPR 0.25, advantage +0.25" in figure.axes[0].get_title(loc="left")
+def test_the_threshold_figure_says_the_rates_and_keeps_its_line_inside_the_axes():
+    members, others = np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 2, 3])
+    for level in (-5.0, 2.5, 9.0):
+        figure = plots.threshold(members, others, level, "score")
+        left, right = figure.axes
+        low, high = left.get_xlim()
+        assert low <= level <= high
+        figure.draw_without_rendering()
+        box, frame = right.title.get_window_extent(), figure.bbox
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+        plt.close(figure)
+    figure = plots.threshold(members, others, 2.5, "score")
+    assert figure.axes[1].get_title(loc="left") == "TPR 0.500 at FPR 0.250"
+
+
+def test_the_most_exposed_record_comes_first_and_its_rate_is_that_of_the_outsiders(shown):
+    members, others = np.array([0.0, 9.0, 3.0]), np.arange(10.0)
+    panels.record_panel(IMAGES[:3], {"a": (members, others), "b": (np.array([5.0, 0, 0]), others)}, True)
+    (place,), picture = parts(shown[-1])
+    assert "Rank 1 of 3: training image 1. It is given away most by a: 100 of 1,000" in picture.value
+    place.value = 2
+    assert "Rank 2 of 3: training image 0. It is given away most by b: 500 of 1,000" in picture.value
+
+
+def test_soft_labels_are_the_softmax_at_the_temperature(shown):
+    panels.labels_panel(IMAGES[:1], np.log([[0.8, 0.1, 0.1]]), ("a", "b", "c"), True)
+    (_, temperature), picture = parts(shown[-1])
+    assert "80 % a" in picture.value
+    temperature.value = 100.0
+    assert "33 % a" in picture.value or "34 % a" in picture.value
+
+
+def test_the_checkpoint_panel_says_which_was_chosen_and_what_is_as_good(shown):
+    show("checkpoints", True, None)
+    (step,), picture = parts(shown[-1])
+    assert "step 30: CAS 94.0 %, 1.0 ± 2.0 points below the highest, as good as that" in picture.value
+    assert "(chosen)" in picture.value
+    step.value = 10
+    assert "too far below" in picture.value
+    assert "(chosen)" not in picture.value

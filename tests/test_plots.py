@@ -79,11 +79,19 @@ def test_roc_states_the_auc_of_what_it_draws():
     assert figure.axes[0].get_xscale() == "log"
 
 
-def test_checkpoint_star_is_at_the_chosen_step():
-    rows = [{"step": s, "cas": c, "cas_min": c, "cas_max": c} for s, c in ((10.0, 0.5), (20.0, 0.7))]
-    figure = plots.checkpoint_curve({"d": (rows, 20)})
-    star = next(line for line in figure.axes[0].lines if line.get_marker() == "*")
-    assert star.get_xydata().tolist() == [[20, 70]]
+def test_checkpoints_show_the_star_the_loss_that_decides_and_who_is_as_good():
+    keys = ("step", "cas", "val_loss", "below", "error")
+    rows = [
+        dict(zip(keys, row)) for row in ((10, 0.5, 0.9, 0.2, 0.05), (20, 0.7, 0.4, 0, 0), (30, 0.65, 0.3, 0.05, 0.04))
+    ]
+    figure = plots.checkpoint_curve({"d": (rows, 30)})
+    for axis, at in zip(figure.axes, (65, 0.3)):
+        star = next(line for line in axis.lines if line.get_marker() == "*")
+        assert star.get_xydata().tolist() == [[30, at]]
+        good, bad = [line for line in axis.lines if line.get_linestyle() == "None" and line is not star][-2:]
+        assert good.get_xdata().tolist() == [20, 30]
+        assert bad.get_xdata().tolist() == [10]
+        assert bad.get_markerfacecolor() == "white"
 
 
 def drawn_texts(figure):
@@ -98,8 +106,8 @@ def test_names_are_drawn_as_they_are_written_and_nothing_is_a_formula():
     figures = [
         plots.class_grid({name: images}, {name: np.array([0, 1])}, (name, "b$"), 1),
         plots.roc({name: (scores, scores / 2, "real")}, name),
-        plots.score_histogram(scores, scores**9, 0.5, name),
-        plots.score_histogram(scores, scores, 0.5, name),  # less than a decade
+        plots.threshold(scores, scores**9, 0.5, name),
+        plots.threshold(scores, scores, 0.5, name),  # less than a decade
     ]
     for figure in figures:
         texts = drawn_texts(figure)

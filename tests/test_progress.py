@@ -1,4 +1,6 @@
-"""Progress of a training: plain lines in a run, a bar in JupyterLab."""
+"""Progress of a training: plain lines in a run, a growing table in JupyterLab."""
+
+import pytest
 
 from kr_utils import runs
 
@@ -20,8 +22,40 @@ def test_a_long_training_prints_a_line_now_and_then_and_its_end(capsys):
     assert lines[1] == "teacher epoch 7/250"
 
 
-def test_live_progress_reaches_its_end(capsys):
-    bar = runs.progress(4, "steps", interactive=True)
-    for step in (1, 3, 4):
-        bar({"step": step, "loss": 0.5})
-    assert "| 4/4 [" in capsys.readouterr().err
+class Handle:
+    """What `display` hands out, keeping the last thing it was told to show."""
+
+    def update(self, shown):
+        self.text = shown.data
+
+
+@pytest.fixture
+def table(monkeypatch):
+    handle = Handle()
+    monkeypatch.setattr("IPython.display.display", lambda shown, display_id: handle)
+    return handle
+
+
+def test_live_progress_shows_a_row_per_call_and_reaches_its_end(table):
+    report = runs.progress(3, "steps <b>", interactive=True)
+    report({"step": 1, "cas": 0.91234, "kept": True})
+    assert '<progress aria-label="steps &lt;b&gt;" max="3" value="1">' in table.text
+    assert "0.9123</td><td>yes</td>" in table.text
+    report({"step": 3, "cas": 0.5, "kept": False})
+    assert "3 of 3" in table.text
+    assert table.text.count("<tr>") == 3, "the head and two rows"
+
+
+def test_a_table_without_a_count_counts_its_calls(table):
+    report = runs.progress(2, "checkpoints", interactive=True)
+    for step in ("100", "200"):
+        report({"checkpoint": step, "cas": 0.5})
+    assert "2 of 2" in table.text
+
+
+def test_only_the_newest_rows_stay_in_sight(table):
+    report = runs.progress(100, "epochs", interactive=True)
+    for epoch in range(1, 101):
+        report({"epoch": epoch})
+    assert table.text.count("<tr>") == 13
+    assert "<td>100</td>" in table.text

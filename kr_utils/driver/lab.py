@@ -1,7 +1,7 @@
 """`make lab`: JupyterLab on the notebooks, whose kernels are set up as those of the driver are.
 
 The user's JupyterLab settings stay; start-up files, other kernels named python3 and Python's own variables do not
-reach the kernels.
+reach the kernels. The server listens on this computer only, and asks for its token.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import sys
 
-from kr_utils import stages
+from kr_utils import owned, paths, stages
 from kr_utils.driver import execute
+
+FIRST = f"{stages.NOTEBOOKS.name}/{stages.STAGES['start'][0]}.ipynb"
 
 
 def environment() -> dict[str, str]:
@@ -23,10 +25,18 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in env.items() if key not in own} | kept | {"JUPYTER_PREFER_ENV_PATH": "1"}
 
 
+def command(arguments: list[str]) -> list[str]:
+    """JupyterLab on the whole repository, so that runs/ is in sight, with notebook 00 open."""
+    call = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={stages.ROOT}", "--ServerApp.ip=127.0.0.1"]
+    return [*call, f"--LabApp.default_url=/lab/tree/{FIRST}?file-browser-path=/", *arguments]
+
+
 def main(arguments: list[str]) -> None:
     """Become JupyterLab."""
-    call = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={stages.NOTEBOOKS}", *arguments]
-    os.execve(sys.executable, call, environment())
+    runs = paths.runs_root()
+    owned.make(runs)
+    print(f"results: {runs}", flush=True)
+    os.execve(sys.executable, command(arguments), environment())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from kr_utils import InputError, profiles, runs, stages
-from kr_utils.runs import copies, files, folders, identity
+from kr_utils.runs import cells, copies, files, folders, identity
 
 UP_TO_DATE = "up to date"
 
@@ -146,6 +146,10 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
         parameters = {**parameters, "number": int(stage.removeprefix(f"{kind}-"))}
     parts = identity.ingredients(stage, dataset, seed, asdict(budget), checksum)
     folder = runs.stage_dir(root, profile, dataset, seed, stage)
+
+    # What is run is made: nothing that was found is read back
+    if "retrain" in cells.parameters(stage):
+        parameters = {**parameters, "retrain": True}
 
     # Does its result stand, and if not, why?
     done = runs.read(folder)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ast
 import copy
+import os
 import sys
 from dataclasses import dataclass
 
 from kr_utils import InputError, stages
 from kr_utils.runs import code
 
-FREE = {"interactive"}  # parameters that no number depends on
+FREE = {"interactive", "retrain"}  # parameters that no number depends on
 _watching: list[Watch] = []  # at most one: the stage that was opened last in this kernel
 _noted: set[str] = set()  # cells that ran since this file was imported: a kernel may be told to keep no history (nbval)
 
@@ -201,7 +202,34 @@ def _shell():
 
 def _note(result) -> None:
     _noted.add(result.info.raw_cell.strip())
+    if result.error_in_exec is not None:
+        _stopped[:] = [f"{type(result.error_in_exec).__name__}: {result.error_in_exec}"]
+
+
+_stopped: list[str] = []  # the last error
+
+
+def _tell_at_the_end(kernel) -> None:
+    """Have "Run all" say below the last cell, where JupyterLab scrolls to, which error stopped it further up.
+
+    The kernel answers each cell behind an error with "aborted" and no word; JupyterLab shows nothing there.
+    """
+    notebook = os.path.basename(os.environ.get("JPY_SESSION_NAME", "")).removesuffix(".ipynb")
+    stage = next((name for name, (file, _) in stages.STAGES.items() if file == notebook), None)
+    answer = getattr(kernel, "_send_abort_reply", None)  # not public: without it, nothing is told
+    if stage is None or answer is None:
+        return
+    last = code.notebook_cells(stage)[-1][2]
+
+    def told(stream, msg, idents):
+        if _stopped and msg.get("metadata", {}).get("cellId") == last:
+            text = {"name": "stderr", "text": f"Not run, because a cell above failed. {_stopped[0]}\n"}
+            kernel.session.send(kernel.iopub_socket, "stream", text, parent=msg)
+        return answer(stream, msg, idents)
+
+    kernel._send_abort_reply = told
 
 
 if _shell() is not None:
     _shell().events.register("post_run_cell", _note)  # called for the cell that imports this file, too
+    _tell_at_the_end(getattr(_shell(), "kernel", None))

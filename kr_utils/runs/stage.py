@@ -10,6 +10,8 @@ import csv
 import datetime
 import io
 import json
+import shlex
+import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,11 +19,12 @@ from typing import TYPE_CHECKING
 
 from kr_utils import InputError, owned, parameters, shown, stages
 from kr_utils.paths import runs_root, stage_dir
-from kr_utils.runs import cells, files, folders, locks
+from kr_utils.runs import cells, copies, files, folders, locks
 from kr_utils.runs.code import code_hashes, edited_since_start
-from kr_utils.runs.finished import FORMAT, Done, find_current, other_code, outdated, read, settle
-from kr_utils.runs.identity import fingerprint, ingredients, state_owner, why_not
+from kr_utils.runs.finished import FORMAT, Done, find_current, other_code, outdated, plain, read, settle
+from kr_utils.runs.identity import fingerprint, ingredients, state_owner, what_changed, why_not
 from kr_utils.runs.machine import git_commit, hardware, versions
+from kr_utils.stages import ROOT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,11 +32,15 @@ if TYPE_CHECKING:
     from kr_utils.resume import State
 
 LOCK_WAIT = 30  # seconds
+TRAININGS = "trainings.safetensors"  # what the stage's trainings came to: read back where a finished stage is opened
 
 
 @dataclass
 class Stage:
-    """A stage at work: collects files in its partial folder, becomes done by `finish`."""
+    """A stage at work: collects files in its partial folder, becomes done by `finish`.
+
+    Where a finished result was `found`, its trainings are read back and `finish` leaves it as it is.
+    """
 
     name: str
     final: Path
@@ -47,7 +54,8 @@ class Stage:
     starts: int = 1
     started: float = field(default_factory=time.time)
     clock: float = field(default_factory=time.monotonic)  # nobody sets this one back
-    handed: set[str] = field(default_factory=set)  # names of states
+    handed: dict[str, tuple[State, str]] = field(default_factory=dict)  # states by name, and the code that asked
+    found: Done | None = None
     lock: locks.Lock | None = None
     commit: str | None = field(default_factory=git_commit)  # of the code that runs, not of a later checkout
 
@@ -58,16 +66,25 @@ class Stage:
     def state(self, name: str) -> State:
         """Where the training `name` saves its states: it goes on from the last one if this stage was killed.
 
-        Asked for twice by the same kernel (a cell was run again), it starts anew.
+        Asked for twice by the same kernel (a cell was run again), it starts anew. Where a finished result was found,
+        the training is read back from there, unless a cell that came before it was edited.
         """
         from kr_utils import resume
 
         owner = state_owner(self.parts, {need: done.digest() for need, done in self.upstream.items()})
-        key = fingerprint(owner | {"cells": self.watch.so_far()})  # one that was edited makes states of its own
+        ran = self.watch.so_far()
+        key = fingerprint(owner | {"cells": ran})  # one that was edited makes states of its own
         state = resume.State(self.file(folders.STATE) / name, key, folders.interval())
         if name in self.handed:
             state.clear()
-        self.handed.add(name)
+
+        # Read back what is finished
+        code = fingerprint({"cells": list(dict.fromkeys(ran))})
+        if self.found and TRAININGS in self.found.manifest["files"]:
+            seconds = self.found.manifest["timing"].get("trained", {}).get(name, 0.0)
+            if not resume.lay_out(self.found.file(TRAININGS), name, code, state, seconds):
+                print(f"{name}: is trained again here, because cells were edited, added or run in another order")
+        self.handed[name] = state, code
         return state
 
     def file(self, name: str) -> Path:
@@ -76,7 +93,11 @@ class Stage:
             raise InputError(
                 f"{self.final.name} is stored already; to run it again, restart the kernel and run all cells"
             )
-        return self.folder / name
+        path = self.folder / name
+        if self.found and name in self.found.manifest["files"] and not path.exists():
+            with owned.reading(self.found.file(name)) as old, owned.writing(path) as new:
+                shutil.copyfileobj(old, new)
+        return path
 
     def write_json(self, name: str, value: dict) -> None:
         owned.write(self.file(name), json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
@@ -111,6 +132,8 @@ class Stage:
         """
         # What made it: the cells that ran, and the files that they read
         self.file("metrics.json")  # refuses a stage that is stored
+        if self.found:
+            return self._leave(results)
         ran = self.watch.cells()
         self.check_files()
         parts = {**self.parts, "upstream": self.read_since()}
@@ -120,6 +143,12 @@ class Stage:
 
         # The numbers, then the manifest that explains them
         self.write_json("metrics.json", results)
+        timing = dict(timing or {})
+        if self.handed:
+            from kr_utils import resume
+
+            resume.keep(self.handed, self.file(TRAININGS))
+            timing["trained"] = {name: round(state.seconds(), 1) for name, (state, _) in self.handed.items()}
         manifest = {
             "format": FORMAT,
             "fingerprint": fingerprint(parts),
@@ -131,12 +160,13 @@ class Stage:
             "started": datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(self.earlier + time.monotonic() - self.clock, 1),
             "starts": self.starts,
-            "timing": timing or {},
+            "timing": timing,
             "outside": outside or {},
             "files": files.stamps(self.folder),
         }
 
         # Sealed it is done, whatever its folder is called
+        copies.hand_on(read(self.final), self.folder, manifest)
         self.write_json("manifest.json", {**manifest, "seal": fingerprint(manifest)})
         try:
             settle(self.final, own=True)
@@ -144,9 +174,27 @@ class Stage:
             if self.folder.exists():
                 raise
             # What it replaced is still there, under another name: told at the next start, not after the work.
+        self._close()
+        return self.final
+
+    def _close(self) -> None:
         self.watch.close()
         if self.lock:
             self.lock.release()
+
+    def _leave(self, results: dict) -> Path:
+        """End without storing: the finished result that was found stands, with its executed notebook."""
+        try:
+            as_saved = self.watch.cells() is None
+        except InputError:
+            as_saved = False
+        if not as_saved:
+            print("note: cells were edited, added or run in another order: what is stored is the result without that")
+        elif plain(results) != self.found.stored:
+            print("note: some last digits differ from the stored ones, as they may on another computer")
+        print(f"found, made on {self.found.manifest['started'][:10]}; retrain = True makes it again")
+        self._close()
+        owned.remove(self.folder)
         return self.final
 
     def check_files(self) -> None:
@@ -177,12 +225,14 @@ def begin(
     stage: str,
     budget,
     *,
-    dataset: str,
+    checksum: str = "",
+    dataset: str = "",
     profile: str,
-    seed: int,
-    checksum: str,
+    seed: int = 0,
     runs_dir: str | Path = "",
+    data_root: str | Path = "",
     number: int | None = None,
+    retrain: bool = True,
 ) -> Stage:
     """Open a stage for writing, in an empty partial folder or in that of a killed start of the very same work.
 
@@ -191,11 +241,13 @@ def begin(
     budget : the stage's frozen dataclass from `profiles.budget`
     checksum : of the dataset
     number : which one it is, of a stage that is run several times over
+    dataset, profile, seed, runs_dir, data_root, retrain : what the notebook was given (`parameters.fill`)
+    retrain : False where a finished result that nothing has made stale is to be found and read back, and left as it is
 
     Raises
     ------
     InputError
-        A stage that this one reads is not finished; the message says how to run it.
+        Stages that this one reads are not finished; the message names all of them and says how to run them.
     """
     parameters.check({"dataset": dataset, "profile": profile, "seed": seed, "runs_dir": runs_dir})
     if not __debug__:
@@ -208,7 +260,9 @@ def begin(
     found, left_out = find_current(root, profile) if stage == "compare" else ({}, {})
     upstream = {f"{name}/seed{k}/{s}": done for (name, k), run in found.items() for s, done in run.items()}
     needs = stages.needed(stage, getattr(budget, "pipelines", 0))
-    upstream |= _upstream(stage, needs, root, dataset, profile, seed, checksum)
+    options = {"--profile": profile, "--datasets": dataset, "--seeds": seed}
+    folders_ = {"--runs-dir": root if root != ROOT / "runs" else "", "--data-root": data_root}
+    upstream |= _upstream(stage, needs, root, dataset, profile, seed, checksum, options | folders_)
     for name, done in upstream.items():
         if stage != "compare" and (words := other_code(done)):
             print(
@@ -224,8 +278,9 @@ def begin(
     owner = state_owner(parts, {need: done.digest() for need, done in upstream.items()})
     earlier, starts = folders.open_partial(final, owner, lambda found: why_not(found, owner))
     named = {"dataset": dataset, "profile": profile, "seed": seed}
+    done = None if retrain else _stored(final, parts, upstream)
     watch = cells.Watch(stage, budget)
-    opened = Stage(stage, final, parts, named, watch, upstream, found, left_out, earlier, starts, lock=lock)
+    opened = Stage(stage, final, parts, named, watch, upstream, found, left_out, earlier, starts, lock=lock, found=done)
     opened.check_files()
     return opened
 
@@ -237,25 +292,56 @@ def _one_of(stage: str, number: int, several: int) -> str:
     return stages.numbered(stage, number)
 
 
+def _stored(final: Path, parts: dict, upstream: dict[str, Done]) -> Done | None:
+    """The finished result, if it is what the stage would make now; where it is not, says why."""
+    done = read(final)
+    if done is None:
+        return None
+    older = outdated(done, upstream)
+    why = what_changed(done.manifest["ingredients"], parts) or (f"{older[0]} is new" if older else "")
+    if not why and parts["stage"] == "compare" and set(done.manifest["ingredients"]["upstream"]) != set(upstream):
+        why = "other runs are finished now"
+    if why:
+        print(f"{final.name}: what is stored is stale ({why}), so it is made again")
+    return None if why else done
+
+
 def _upstream(
-    stage: str, needs: list[str], root: Path, dataset: str, profile: str, seed: int, checksum: str
+    stage: str,
+    needs: list[str],
+    root: Path,
+    dataset: str,
+    profile: str,
+    seed: int,
+    checksum: str,
+    options: dict[str, object],
 ) -> dict[str, Done]:
-    """The finished stages `needs` that a stage reads of its own dataset and seed."""
-    upstream = {}
+    """The finished stages `needs` that a stage reads of its own dataset and seed, and what it reads where it is there.
+
+    options : of the command that makes them, for the message
+    """
+    upstream, missing = {}, []
     for need in needs:
-        folder, notebook = stage_dir(root, profile, dataset, seed, need), stages.notebook(need)
+        folder = stage_dir(root, profile, dataset, seed, need)
         settle(folder)
-        done = read(folder)
-        if done is None:
-            how = f"--audit {len(needs)}" if stages.kind(need) in stages.MANY else f"--until {need}"
-            raise InputError(
-                f"{stages.folder(stage)} needs the results of {folder.name} ({dataset}, profile {profile}, seed "
-                f"{seed}): run notebooks/{notebook}.ipynb first, or `python run_all.py --profile {profile} "
-                f"--datasets {dataset} --seeds {seed} {how}`"
-            )
-        upstream[need] = done
+        if done := read(folder):
+            upstream[need] = done
+        else:
+            missing.append(need)
+    if missing:
+        names = [stages.folder(need) for need in missing]
+        every = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+        last = missing[-1]
+        how = {"--audit": len(needs)} if stages.kind(last) in stages.MANY else {"--until": last}
+        given = options | how
+        words = [word for option, value in given.items() if str(value) for word in (option, str(value))]
+        raise InputError(
+            f"{stages.folder(stage)} needs the results of {every} ({dataset}, profile {profile}, seed {seed}): "
+            f"run {'this notebook' if len(names) == 1 else 'these notebooks, in this order,'} first, or "
+            f"`python run_all.py {shlex.join(words)}` in {ROOT}"
+        )
     for wish in stages.IF_THERE.get(stage, ()):
-        if (done := read(stage_dir(root, profile, dataset, seed, wish))):
+        if done := read(stage_dir(root, profile, dataset, seed, wish)):
             upstream[wish] = done
 
     # Of the same data, and made from one another

@@ -1,0 +1,133 @@
+"""`make classroom`: a folder for a stick, from which a laptop without network starts in minutes.
+
+It holds the project with a filled runs/, the packages as wheels, the book, and a page of install lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from kr_utils import InputError, owned, paths, stages
+from kr_utils.driver import book
+
+PROJECT, WHEELS = "project", "wheels"
+LINES = """Knowledge Recycling, for a class: no network needed
+
+Copy this folder to the laptop's disk first: it is slow to run from a stick. Python {python} must be there
+(`python3 --version`; another 3.x needs other wheels). Then, in a terminal, in this folder:
+
+Linux, and Windows in WSL (`wsl --install` once, with network; then in its Ubuntu terminal):
+    cd {project}
+    python3 -m venv .venv
+    .venv/bin/python -m pip install --no-index --find-links ../{wheels} -r requirements.txt
+    .venv/bin/python -m kr_utils.driver.lab
+
+macOS: the same lines, if wheels for macOS were added (ARGS="--also macosx_14_0_arm64"; there are: {platforms}).
+
+Windows without WSL cannot run the notebooks; open book/index.html in any browser: it has all notebooks with results.
+
+JupyterLab opens notebook 00. Results of {what} are in {project}/runs, so that every notebook runs in seconds and in
+any order. `retrain = True` in a notebook's first cell trains again.
+"""
+
+
+def fill(folder: Path, profile: str, datasets: list[str], seed: int, root: Path, figures: Path) -> None:
+    """Everything but the wheels: the project with these runs, the book, the page of install lines.
+
+    Raises
+    ------
+    InputError
+        The folder is not empty, or a run is missing.
+    """
+    # Before anything is copied
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"--out {folder}: not empty; name another folder, or remove it")
+    made = {name: root / profile / name / f"seed{seed}" for name in datasets}
+    for name, run in made.items():
+        last = stages.STAGES["membership"][0]
+        if not (run / last / "manifest.json").is_file():
+            command = f"python run_all.py --profile {profile} --datasets {name} --seeds {seed}"
+            raise InputError(f"no finished run of {name}, profile {profile}, seed {seed}: run `{command}` first")
+
+    # The project as it is committed, its runs, the book
+    project = folder / PROJECT
+    for name in tracked():
+        if (stages.ROOT / name).is_file():
+            target = project / name
+            owned.make(target.parent)
+            shutil.copyfile(stages.ROOT / name, target)
+    compare = runs_of_compare(root, profile)
+    for source in [*made.values(), *compare]:
+        shutil.copytree(source, project / "runs" / source.relative_to(root), ignore=shutil.ignore_patterns("*.partial"))
+    book.build(profile, datasets[0], seed, root, figures, folder / "book")
+
+
+def runs_of_compare(root: Path, profile: str) -> list[Path]:
+    """The folder of the comparison, if there is one."""
+    folder = root / profile / stages.STAGES["compare"][0]
+    return [folder] if folder.is_dir() else []
+
+
+def tracked() -> list[str]:
+    """Files of the repository, those of others in its folder left out."""
+    call = ["git", "-C", str(stages.ROOT), "ls-files", "-z"]
+    try:
+        out = subprocess.run(call, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InputError(f"{stages.ROOT} is no git checkout, whose files are copied; clone the repository") from error
+    return [name for name in out.stdout.decode().split("\0") if name]
+
+
+def wheels(folder: Path, platforms: list[str], options: list[str]) -> None:
+    """Every package that requirements.txt names, and what those need, as wheels for this Python.
+
+    platforms : other systems, as pip names them; options : for pip
+    """
+    target, python = folder / WHEELS, [sys.executable, "-m", "pip"]
+    owned.make(target)
+    pins = ["-r", str(stages.ROOT / "requirements.txt")]
+    calls = [[*python, "wheel", *options, "-w", str(target), *pins]]  # packages without wheels are built: they are pure
+    for platform in platforms:
+        only = ["--platform", platform, "--only-binary=:all:", "--find-links", str(target)]
+        calls.append([*python, "download", *options, *only, "-d", str(target), *pins])
+    for call in calls:
+        if subprocess.run(call).returncode:
+            raise InputError("pip could not fetch all wheels (its lines are above); try again, with network")
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    made = argparse.ArgumentParser(prog="python -m kr_utils.driver.classroom", description=__doc__)
+    made.add_argument("--profile", default="quick")
+    made.add_argument("--datasets", default="digits", help="finished runs to take along, the book's first")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--runs-dir", default="")
+    made.add_argument("--figures-dir", default="")
+    made.add_argument("--out", default=str(stages.ROOT / "classroom"), help="an empty folder")
+    made.add_argument(
+        "--also", action="append", default=[], help="wheels for another system, such as macosx_14_0_arm64"
+    )
+    made.add_argument("--pip", action="append", default=[], help="an option for pip, such as --pip=--quiet")
+    given = made.parse_args(arguments)
+
+    try:
+        folder, names = paths.absolute(given.out, "--out"), given.datasets.split(",")
+        root, figures = paths.runs_root(given.runs_dir), paths.figures_root(given.figures_dir)
+        fill(folder, given.profile, names, given.seed, root, figures)
+        wheels(folder, given.also, given.pip)
+        python = ".".join(map(str, sys.version_info[:2]))
+        here = {"python": python, "project": PROJECT, "wheels": WHEELS, "what": ", ".join(names)}
+        owned.write(folder / "START.txt", LINES.format(**here, platforms=", ".join(given.also) or "none"))
+        print(folder)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
