@@ -193,6 +193,7 @@ def show_list(data_root: str) -> None:
     print("datasets (name: title, classes, licence)")
     for name, info in data.INFO.items():
         print(f"  {name}: {info.title}, {info.classes} classes, {info.licence}")
+    print("  MedMNIST's also at 64, 128 and 224 pixels a side: breastmnist_64, ...")
     for name, why in data.REFUSED.items():
         print(f"  {name}: refused, it {why}")
     for name, info in own.items():

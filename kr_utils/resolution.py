@@ -12,7 +12,9 @@ def form(levels: int, fold: int, height: int, width: int) -> tuple[int, int]:
     """Levels and folding of a Generator for images of height x width pixels.
 
     For each doubling of the longer side from 28 pixels on (64: one, 128: two, 224: three) the folding is doubled until
-    it is 4, which costs nothing, and from there on a level is added. A folding that does not divide the sides is
+    it is 4, which costs next to nothing, and from there on a level is added. On 64-pixel fundus images, after 55
+    seconds of one core each, a folding of 4 denoised better at every noise level than 2 with a level more (at sigma 1,
+    0.178 against 0.204 of the noise was left). A folding that does not divide the sides is
     halved until it does; at the usual size it is dropped.
 
     Parameters
