@@ -907,6 +907,9 @@ PARAMETERS = [
     ("data_root", ["a\0b", "~no-such-user", 5, None, ["/tmp"], b"/tmp", True], "data_root is "),
     ("runs_dir", ["a\0b", "~no-such-user", "x" * 5000, "a\udcffb", 5, None, ["/tmp"], b"/tmp", 0], "runs_dir is "),
     ("interactive", ["no", 0, 1, None, []], "interactive is "),
+    ("out", [5, None, "a\0b"], "out is "),
+    ("with_generator", ["no", 1, None], "with_generator is "),
+    ("terms", [5, None, ["MIT"]], "terms is "),
 ]
 
 
