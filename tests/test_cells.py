@@ -130,7 +130,9 @@ def test_a_begin_that_failed_half_way_is_refused(student, tmp_path):
     begin = kernel.place(BEGIN)
     assert kernel.run(*range(begin)) == ""
     assert "ZeroDivisionError" in kernel.run(begin, also="1 / 0")
-    assert "(of the cell `parameters.check(globals())`: it failed)" in kernel.run(*range(begin + 1, len(kernel.cells)))
+    assert "(of the cell `given = parameters.fill(globals())`: it failed)" in kernel.run(
+        *range(begin + 1, len(kernel.cells))
+    )
     assert stored(tmp_path, 0) is None
 
 

@@ -1,0 +1,178 @@
+"""The book and the folder for a class: built from a real run on digits, read from disk in a real browser, offline."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.parse
+
+import pytest
+
+import run_all
+from kr_utils import InputError, runs, stages
+from kr_utils.driver import book, classroom
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+NAMES = [name for name, _ in stages.STAGES.values()]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A smoke run of digits up to notebook 02, and the published figures; the folder of both."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KR_MEASURE", "0")
+        options = ["--runs-dir", str(folder / "runs"), "--figures-dir", str(folder / "figures"), "--threads", "1"]
+        assert run_all.main(["--profile", "smoke", "--until", "generator", *options]) == 0
+    shutil.copytree(stages.ROOT / "figures/quick", folder / "figures/smoke")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(made):
+    out = made / "book"
+    book.build("smoke", "digits", 0, made / "runs", made / "figures", out)
+    return out
+
+
+@pytest.mark.slow
+def test_every_link_of_the_book_resolves_inside_it(pages):
+    files = sorted(pages.glob("*.html"))
+    assert {path.stem for path in files} == {*NAMES, *book.EXTRA, "gallery", "index"}
+    for path in files:
+        text = path.read_text()
+        anchors = set(re.findall(r'\bid="([^"]+)"', text))
+        for kind, address in re.findall(r'\b(href|src)="([^"]*)"', text):
+            if address.startswith("data:"):
+                continue
+            assert not re.match("[a-z]+:|//", address), f"{path.name}: {kind} {address} is outside"
+            place, _, anchor = urllib.parse.unquote(address).partition("#")
+            assert not place or (pages / place).is_file(), f"{path.name}: {address}"
+            assert place or anchor in anchors, f"{path.name}: {address}"
+        assert "$" not in re.sub(r"(?s)<(pre|code|script)\b.*?</\1>", "", text), f"{path.name}: a formula was left"
+
+
+@pytest.mark.slow
+def test_the_book_shows_results_and_every_picture_has_a_text(pages):
+    second = (pages / "02_generator.html").read_text()
+    assert "largest difference to the library" in second, "an executed notebook"
+    assert "Run on 20" in second
+    assert "Not run yet" in (pages / "06_membership.html").read_text()
+    for path in pages.glob("*.html"):
+        for picture in re.findall("<img[^>]*>", path.read_text()):
+            alt = re.search('alt="([^"]*)"', picture)
+            assert alt, picture[:200]
+            assert len(alt[1]) > 8, picture[-200:]
+            assert "No description" not in alt[1], path.name
+    gallery = (pages / "gallery.html").read_text()
+    assert gallery.count("<figure>") == len(list((stages.ROOT / "figures/quick").glob("*.png")))
+    assert gallery.count("python run_all.py --profile smoke --datasets digits --seeds 0") == gallery.count("<figure>")
+
+
+@pytest.mark.slow
+def test_everybody_can_read_the_book_without_a_network(pages):
+    if CHROMIUM is None:
+        assert not os.environ.get("KR_REQUIRE_BROWSER"), "chromium must be installed here"
+        pytest.skip("install chromium to run this")
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import sync_playwright
+
+    asked = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        page = browser.new_context(offline=True).new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: asked.append(f"error: {error}"))
+        for path in sorted(pages.glob("*.html")):
+            page.goto(path.as_uri())
+            found = Axe().run(page).response["violations"]
+            serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+            assert serious == [], path.name
+
+        # Search, by the keyboard alone; code folds
+        page.goto((pages / "index.html").as_uri())
+        page.get_by_role("searchbox", name="Search").fill("guidance loss")
+        page.locator("#found a").first.press("Enter")
+        page.wait_for_url(re.compile("generator|tuning|few_steps"))
+        page.goto((pages / "02_generator.html").as_uri())
+        code = page.locator("details.code .highlight").first
+        assert code.is_visible()
+        page.get_by_role("button", name="Hide all code").press("Enter")
+        assert not code.is_visible()
+        browser.close()
+    assert all(url.startswith(("file://", "data:")) for url in asked), "nothing from outside"
+
+
+def test_no_book_without_a_run_and_none_over_other_files(tmp_path, capsys):
+    options = ["--runs-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "book")]
+    assert book.main(options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: no finished run of digits, profile quick, seed 0")
+    assert "run `python run_all.py --profile quick --datasets digits --seeds 0` first" in error
+    assert not (tmp_path / "book").exists()
+
+
+@pytest.mark.slow
+def test_a_book_is_written_over_and_nothing_else(made, pages):
+    other = made / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty and no book"):
+        book.build("smoke", "digits", 0, made / "runs", made / "figures", other)
+    assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+    (pages / "old.html").write_text("")
+    book.build("smoke", "digits", 0, made / "runs", made / "figures", pages)
+    assert not (pages / "old.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[02](02_generator.ipynb)", "[02](02_generator.html)"),
+        ("[settings.toml](settings.toml)", "`settings.toml`"),
+        ("[KR](https://doi.org/10)", "[KR](https://doi.org/10)"),
+    ],
+)
+def test_links_of_notebooks_lead_to_pages(text, words):
+    assert book._links(text) == words
+
+
+def test_formulas_become_mathml_and_prices_stay():
+    assert book._formulas("a $x_1$ b").startswith("a <math")
+    assert 'display="block"' in book._formulas("$$\\frac{a}{b}$$")
+    assert book._formulas("costs $5") == "costs $5"
+
+
+@pytest.mark.slow
+def test_the_folder_for_a_class_holds_a_run_that_its_notebooks_find(made, tmp_path):
+    (made / "runs/smoke/digits/seed0/06_membership").mkdir(exist_ok=True)
+    (made / "runs/smoke/digits/seed0/06_membership/manifest.json").write_text("{}")
+    folder = tmp_path / "stick"
+    classroom.fill(folder, "smoke", ["digits"], 0, made / "runs", made / "figures")
+    assert (folder / "book/index.html").is_file()
+    project = folder / "project"
+    assert {"notebooks", "kr_utils", "docs", "runs", "requirements.txt"} <= {path.name for path in project.iterdir()}
+    assert not (project / ".git").exists()
+
+    # In the copy, as on another computer: the Generator is found, and nothing is stale
+    code = (
+        "from kr_utils import data, profiles, runs\n"
+        "ds, budget = data.load('digits'), profiles.budget('generator', 'smoke')\n"
+        "where = dict(dataset='digits', profile='smoke', seed=0, checksum=ds.checksum)\n"
+        "print('found', runs.begin('generator', budget, **where, retrain=False).found is not None)"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("KR_", "PYTHONPATH"))}
+    environment |= {"PYTHONPATH": str(project)}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project, env=environment)
+    assert out.stdout.strip().endswith("found True"), out.stdout + out.stderr
+    with pytest.raises(InputError, match="not empty"):
+        classroom.fill(folder, "smoke", ["digits"], 0, made / "runs", made / "figures")
+    assert runs.find(project / "runs", "smoke")
+
+
+def test_a_folder_for_a_class_needs_a_finished_run(tmp_path, capsys):
+    assert classroom.main(["--runs-dir", str(tmp_path), "--out", str(tmp_path / "stick")]) == 2
+    assert "no finished run of digits, profile quick, seed 0" in capsys.readouterr().err
+    assert not (tmp_path / "stick").exists()
