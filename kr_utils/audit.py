@@ -514,9 +514,8 @@ def words(rows: Sequence[Row]) -> str:
     for artefact in artefacts:
         own = [row for row in made if row["artefact"] == artefact]
         kind = next(kind for kind in seen if kind in {row["evidence"] for row in own})
-        best = max((row for row in own if row["evidence"] == kind), key=lambda row: row["auc"])
-        how = f" ({best['attack']} is right about {_share(best['auc'])} pairs of a used and an unused record)"
-        seen[kind].append(artefact + how * (kind == "leaks"))
+        best = min((row for row in own if row["evidence"] == kind), key=lambda row: (row["p"], -row["auc"]))
+        seen[kind].append(artefact + _success(best) * (kind == "leaks"))
     says = {
         "leaks": "used records were recognised from",
         "no evidence": "no attack did better than chance explains on",
@@ -538,6 +537,13 @@ def words(rows: Sequence[Row]) -> str:
     else:
         could = "With so little to go on, even a leak as large as that of ordinary training would have gone unnoticed"
     return f"{tried}: {told}. {could}."
+
+
+def _success(row: Row) -> str:
+    """What a leak looks like: over all records, or where only few are recognised, of these."""
+    if row["tpr_at_1pct_fpr"] is None or row["auc"] >= (row["detectable_auc"] or 1.0):
+        return f" ({row['attack']} is right about {_share(row['auc'])} pairs of a used and an unused record)"
+    return f" ({row['attack']} recognises {_share(row['tpr_at_1pct_fpr'])} used records while accusing 1 of 100 others)"
 
 
 def _share(value: float) -> str:

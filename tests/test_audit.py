@@ -418,6 +418,8 @@ def test_words_say_what_was_tried_what_was_seen_and_what_could_have_been():
 
 def test_words_of_other_endings():
     assert "a stronger attack may find more" in told(cell(0.8))
+    few = told(cell(0.501, tpr=0.03), cell(0.502, attack="RMIA", tpr=0.02))
+    assert "from the Student (LiRA recognises 3 of 100 used records while accusing 1 of 100 others)" in few
     assert "would have gone unnoticed" in told(cell(0.5, error=0.1))
     assert "says nothing" in told(cell(0.8), believed=False)
     assert "No attack could be made" in told({"artefact": "x", "attack": "y", "auc": None})
