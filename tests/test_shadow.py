@@ -252,7 +252,7 @@ def different(one, other, apart):
     for name in one:
         same = one[name] == other[name]
         if one[name].ndim and len(same) > 2:
-            same = np.delete(same, apart, axis=0)
+            same = np.delete(same, [k for k in apart if k < len(same)], axis=0)
         names += [name] * (not same.all())
     return set(names)
 
