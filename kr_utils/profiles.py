@@ -211,7 +211,6 @@ PROFILES: dict[str, Profile] = {
         # Softer labels brought validation probabilities nearer to the Teacher's.
         distillation=Distillation(epochs=40, period=10, images=2000),
         membership=Membership(overfit_epochs=60),
-        shadow=Shadow(volumes=(1, 2, 5, 10, 20)),
     ),
     "paper": Profile(
         teacher=Teacher(
