@@ -320,6 +320,7 @@ def _upstream(
 
     options : of the command that makes them, for the message
     """
+    # What is there, and what is not
     upstream, missing = {}, []
     for need in needs:
         folder = stage_dir(root, profile, dataset, seed, need)
@@ -328,6 +329,8 @@ def _upstream(
             upstream[need] = done
         else:
             missing.append(need)
+
+    # All that is missing, and the command that makes it
     if missing:
         names = [stages.folder(need) for need in missing]
         every = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -340,6 +343,8 @@ def _upstream(
             f"run {'this notebook' if len(names) == 1 else 'these notebooks, in this order,'} first, or "
             f"`python run_all.py {shlex.join(words)}` in {ROOT}"
         )
+
+    # What it reads where it is there
     for wish in stages.IF_THERE.get(stage, ()):
         if done := read(stage_dir(root, profile, dataset, seed, wish)):
             upstream[wish] = done
