@@ -209,7 +209,7 @@ def _are_new(names: list[str]) -> str:
     for name in names:
         place, _, stage = name.rpartition("/")
         kinds.setdefault(f"{place}/{stages.kind(stage)}".lstrip("/"), []).append(name)
-    words = [f"{own[0]} is new" if len(own) == 1 else f"{len(own)} of {kind} are new" for kind, own in kinds.items()]
+    words = [f"{own[0]} is new" if len(own) == 1 else f"{len(own)} {kind}s are new" for kind, own in kinds.items()]
     return "; ".join(words)
 
 
