@@ -17,6 +17,7 @@ from kr_utils.data import Split
 
 MAX_ROUNDS = 4  # of resampling under a filter threshold: bounded, never "until full"
 CACHE_BYTES = 2 * 2**30
+LASTING = 2  # first sets of a stream that a finished stage keeps, to look at again; the others follow from the seed
 CHUNK = 16  # blocks of images between two chances to save a set that is being drawn
 
 
@@ -188,7 +189,7 @@ class SyntheticStream:
             fits = all(made.dtype == torch.uint8 and tuple(made.shape[1:]) == shape for made in at.images)
             return fits and sum(map(len, at.images)) <= n and 0 <= at.passed <= at.drawn
 
-        # Another process may have drawn it
+        # It may be drawn already, by another process or before this one
         if kept and (found := kept.load(lambda tree: usable(SimpleNamespace(**tree)) and len(tree["images"][0]) == n)):
             return Split(found["images"][0], self.labels), found["passed"] / found["drawn"], found["drawn"] / n
 
@@ -206,9 +207,16 @@ class SyntheticStream:
             resume.offer(state, {}, at)
         images = torch.cat(at.images)
         if kept:
-            kept.save({"images": [images], "passed": at.passed, "drawn": at.drawn})
+            mark = {resume.PASSING: True} if number >= LASTING else {}
+            kept.save({"images": [images], "passed": at.passed, "drawn": at.drawn} | mark)
+            self.state.part(f"figures{number}").save({"passed": at.passed, "drawn": at.drawn})
             state.clear()
         return Split(images, self.labels), at.passed / at.drawn, at.drawn / n
+
+    def figures(self, number: int) -> tuple[float, float] | None:
+        """As `draw`, without the images, of a set that was drawn and kept; None where there is none."""
+        at = self.state.part(f"figures{number}").load() if self.state and self.keep else None
+        return at and (at["passed"] / at["drawn"], at["drawn"] / self.size)
 
     def __getstate__(self) -> dict:
         """For another process: it finds the sets in `state`, and nobody listens there."""
@@ -246,15 +254,16 @@ def draw_beside(
     """
     streams: dict[str, SyntheticStream] = workers.shared["streams"]
     jobs = [(name, number) for name, stream in streams.items() for number in range(stream.sets_in(epochs))]
-    for (name, number), (accepted, draws) in zip(jobs, workers(_draw_one, jobs) if workers.on_cpu else ()):
+    drawn = workers(_draw_one, jobs, ended=lambda job: streams[job[0]].figures(job[1]) is not None)
+    for (name, number), (accepted, draws) in zip(jobs, drawn if workers.on_cpu else ()):
         streams[name].accepted[number], streams[name].draws[number] = accepted, draws
         on_set(name, number, accepted)
 
 
 def _draw_one(shared: dict, job: tuple[str, int], tell: Callable) -> tuple[float, float]:
     name, number = job
-    _, accepted, draws = shared["streams"][name].draw(number)
-    return accepted, draws
+    stream = shared["streams"][name]
+    return stream.figures(number) or stream.draw(number)[1:]
 
 
 # ------------------------------------------------------------------ controls: is it recycling, or only distillation?

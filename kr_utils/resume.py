@@ -25,6 +25,7 @@ from kr_utils import InputError, owned
 
 FORMAT = "1"
 OVER = "over"  # marks the state of a training that has ended
+PASSING = "passing"  # marks what can be made again, and is not worth its place in a finished stage
 KEPT = 2  # the newest states: if the last one is damaged there is the one before
 
 
@@ -70,6 +71,11 @@ class State:
             self.since = time.monotonic() - seconds
             yield path, tree
         self.since = time.monotonic()
+
+    def over(self) -> bool:
+        """Whether the training that saves here has ended."""
+        tree = self.load()
+        return tree is not None and OVER in tree
 
     def refuse(self, path: Path, error: Exception) -> None:
         """Say in a line why a state is not used."""
@@ -237,7 +243,7 @@ def keep(states: dict[str, tuple[State, str]], path: Path) -> None:
         ended = {}
         for folder in sorted({file.parent for file in state.folder.rglob("*.safetensors")}):
             tree = State(folder, state.key).load()
-            if tree is not None and ("parts" not in tree or OVER in tree):  # not one that was still at work
+            if tree is not None and PASSING not in tree and ("parts" not in tree or OVER in tree):  # nor still at work
                 ended[str(folder.relative_to(state.folder))] = _pack(tree, tensors)
         kept |= {name: {"code": code, "ended": ended}} if ended else {}
     if kept:
