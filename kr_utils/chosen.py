@@ -54,6 +54,11 @@ def steps(stage) -> int:
     return stage.upstream["teacher"].metrics["steps"]
 
 
+def real_logits(stage) -> np.ndarray:
+    """What the Teachers said about the real test images: [members, N, K]."""
+    return stage.upstream["teacher"].npz("logits.npz")["test"]
+
+
 def balance(stage) -> str:
     """How 05 chose the number of synthetic images per class."""
     return stage.upstream["distillation"].budget["balance"]
