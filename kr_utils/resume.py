@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -95,7 +96,7 @@ class State:
         return None
 
     def save(self, tree: dict) -> None:
-        """Store a tree of dicts, lists, tuples, numbers, texts, tensors; a full disk costs the state, not the run."""
+        """Store a tree of dicts, lists, tuples, numbers, texts, tensors, arrays; a full disk costs the state, not the run."""
         # The tree as JSON and tensors, with what tells whether it may be used
         started = time.monotonic()
         tensors: dict[str, Tensor] = {}
@@ -302,12 +303,16 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> int:
 
 
 def _pack(value, tensors: dict[str, Tensor]):
-    """A tree as JSON; its tensors go to `tensors`, in the order of their memory, for results can depend on strides."""
+    """A tree as JSON; its tensors and arrays go to `tensors`, in the order of their memory, for results can depend on strides."""
     if isinstance(value, Tensor):
         order = sorted(range(value.dim()), key=lambda axis: -value.stride(axis))
         name = f"{len(tensors):06d}"
         tensors[name] = value.detach().permute(order).contiguous().cpu()
         return {"tensor": name, "order": order, "device": value.device.type}
+    if isinstance(value, np.ndarray):
+        return {"array": _pack(torch.from_numpy(np.ascontiguousarray(value)), tensors)}
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, dict):
         return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
@@ -325,6 +330,8 @@ def _unpack(value, tensors: dict[str, Tensor]):
         back = [order.index(axis) for axis in range(len(order))]
         device = value["device"] if torch.cuda.is_available() else "cpu"  # trained on a GPU, shown on a laptop
         return tensors[value["tensor"]].permute(back).to(device)
+    if "array" in value:
+        return _unpack(value["array"], tensors).cpu().numpy()
     if "dict" in value:
         return {key: _unpack(item, tensors) for key, item in value["dict"]}
     kind, items = next(iter(value.items()))

@@ -65,7 +65,7 @@ FLOORS = {
     "bundle": {"classifier", "data", "owned", "releasable", "released", "stages"},
     "card": {"belief", "bundle", "data", "licences", "metrics", "owned", "plots", "releasable", "released"},
     "predict": set(),  # copied into each bundle, where it is alone
-    "dpsgd": {"classifier", "data"},
+    "dpsgd": {"classifier", "data", "resume"},
     "shadow": {"audit", "classifier", "data", "generator", "sampling", "seeds", "stacked"},
     "evidence": {"attacks", "audit", "metrics", "shadow_attacks"},
     "shadow_attacks": {"metrics"},
