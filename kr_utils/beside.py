@@ -57,7 +57,11 @@ class Workers:
             self.pool = None
 
     def __call__(
-        self, function: Callable, jobs: Sequence, on_told: Callable[[Any, Any], None] | None = None
+        self,
+        function: Callable,
+        jobs: Sequence,
+        on_told: Callable[[Any, Any], None] | None = None,
+        ended: Callable[[Any], bool] = lambda job: False,
     ) -> Iterator:
         """The results of `function(shared, job, tell)` for each job, in their order, as they come.
 
@@ -65,9 +69,10 @@ class Workers:
         ----------
         function : of a module, for processes find it by its name; it may `tell(something)` on its way
         on_told : called here with the job and what it told
+        ended : whether a job's result is saved, and only to be read back: where all are, no process is started
         """
         done = 0
-        if self.count > 1 and len(jobs) > 1:
+        if self.count > 1 and len(jobs) > 1 and not all(map(ended, jobs)):
             try:
                 for result in self._side_by_side(function, jobs, on_told):
                     done += 1
@@ -187,7 +192,8 @@ def train(
     device = workers.shared["val"].images.device
     jobs = [(name, state and state.part(name)) for name in fits]
     done = {}
-    for (name, _), (weights, history) in zip(jobs, workers(_fit, jobs, lambda job, row: on_epoch(job[0], row))):
+    trained = workers(_fit, jobs, lambda job, row: on_epoch(job[0], row), lambda job: bool(job[1] and job[1].over()))
+    for (name, _), (weights, history) in zip(jobs, trained):
         model = classifier.build(*fits[name].sizes, fits[name].seed).to(device)
         model.load_state_dict(weights)
         done[name] = (model.to(memory_format=torch.channels_last).eval(), history)

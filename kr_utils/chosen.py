@@ -54,6 +54,11 @@ def steps(stage) -> int:
     return stage.upstream["teacher"].metrics["steps"]
 
 
+def real_logits(stage) -> np.ndarray:
+    """What the Teachers said about the real test images: [members, N, K]."""
+    return stage.upstream["teacher"].npz("logits.npz")["test"]
+
+
 def balance(stage) -> str:
     """How 05 chose the number of synthetic images per class."""
     return stage.upstream["distillation"].budget["balance"]
@@ -65,10 +70,14 @@ def diffusion(stage) -> dict:
     return {key: made[key] for key in ("batch", "ema_decay", "label_dropout")}
 
 
+def best_step(stage) -> int:
+    """Training steps of the checkpoint that 03 chose."""
+    return stage.upstream["checkpoints"].metrics["checkpoint"]
+
+
 def checkpoint(stage) -> Path:
     """The weights of the checkpoint that 03 chose."""
-    step = stage.upstream["checkpoints"].metrics["checkpoint"]
-    return stage.upstream["generator"].file(f"checkpoint-{step:07d}.safetensors")
+    return stage.upstream["generator"].file(f"checkpoint-{best_step(stage):07d}.safetensors")
 
 
 def knobs(stage) -> recycling.Knobs:
@@ -81,3 +90,34 @@ def model(stage, device: str = "cpu") -> generator.Generator:
     few = knobs(stage).few
     path = stage.upstream["tuning"].file("few.safetensors") if few else checkpoint(stage)
     return generator.load(path, device)
+
+
+# ------------------------------------------------------------------ for an audit or a release
+
+
+def budget(stage, name: str) -> dict:
+    """The budget under which the earlier stage `name` was made."""
+    return stage.upstream[name].budget
+
+
+def guidance(stage) -> float:
+    """The scale that the few-step Generator of 04 has in its weights, or would have."""
+    if not knobs(stage).few:
+        return knobs(stage).guidance
+    many = [row for row in stage.upstream["tuning"].csv("scores.csv") if not row["few"]]
+    return max(many, key=lambda row: (row["cas"], -row["val_loss"]))["guidance"]
+
+
+def shadows(stage) -> list:
+    """The finished pipelines of 07, by their numbers."""
+    return list(stage.upstream.values())
+
+
+def run(stage) -> dict:
+    """All finished stages that this one reads: name -> stage."""
+    return stage.upstream
+
+
+def student(stage) -> Path:
+    """The weights of the GKD Student of 05."""
+    return stage.upstream["distillation"].file("student.safetensors")

@@ -8,13 +8,20 @@ images taught as well as those of 12 solver steps (benchmarks/results.md).
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kr_utils import generator
+
+if TYPE_CHECKING:
+    from kr_utils.data import Split
+    from kr_utils.resume import State
 
 # Noise levels of training are log-normal with these parameters (as Geng et al.).
 P_MEAN, P_STD = -1.1, 2.0
@@ -84,6 +91,32 @@ def loss(
 
     distance = ((found - target).pow(2).flatten(1).sum(1) + 1e-8).sqrt()  # not squared: robust to what cannot be known
     return (distance / (t - r)).mean()
+
+
+def tuned(
+    model: generator.Generator,
+    split: Split,
+    training: generator.Training,
+    *,
+    guidance: float,
+    seed: int,
+    on_step: Callable[[dict], None] | None = None,
+    state: State | None = None,
+) -> generator.Generator:
+    """The few-step Generator that a trained one becomes by this loss; `model` itself stays as it is.
+
+    Parameters
+    ----------
+    split : the images that `model` was trained on
+    guidance : scale of the paths that are followed; 1 follows those of the images under noise
+    seed, on_step, state : as `generator.fit` takes them
+    """
+    few = copy.deepcopy(model)
+    few.config["consistency"] = True
+    guide = Guide(model, guidance) if guidance != 1 else None
+    follow = functools.partial(loss, guide=guide)
+    generator.fit(few, split, training, seed=seed, loss_function=follow, on_step=on_step, state=state)
+    return few
 
 
 def levels(steps: int) -> list[float]:

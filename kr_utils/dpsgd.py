@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kr_utils import classifier
+from kr_utils import classifier, resume
 from kr_utils.data import Split
 
 GROUPS = 8
@@ -65,6 +66,7 @@ def fit(
     epochs: int,
     seed: int,
     on_epoch: Callable[[dict], None] | None = None,
+    state: resume.State | None = None,
 ) -> Spent:
     """Train in place, so that the result is (epsilon, 1 / (10 N))-differentially private in one image with its label.
 
@@ -75,7 +77,11 @@ def fit(
     ----------
     model : of `build`; split : images uint8 [N, C, H, W] and labels [N]
     epsilon : > 0, of the whole training; epochs : passes over the images, on average
+    state : where the trained network is saved, to be read back; a training that was killed begins again
     """
+    at = resume.restore(state, {"model": model}, spent=None)
+    if at.spent is not None:
+        return Spent(**at.spent)
     from opacus import PrivacyEngine
 
     # Opacus takes loaders
@@ -117,4 +123,6 @@ def fit(
             if hasattr(parameter, name):
                 delattr(parameter, name)
     model.eval()
-    return Spent(float(spent), delta, float(optimiser.noise_multiplier), steps)
+    cost = Spent(float(spent), delta, float(optimiser.noise_multiplier), steps)
+    resume.offer(state, {"model": model}, SimpleNamespace(spent=asdict(cost)), now=True)
+    return cost

@@ -39,13 +39,14 @@ def number(answer: object) -> float | str:
     return value if math.isfinite(value) else "Not yet: that is no finite number; look for a division by zero."
 
 
-def judge(answer: object, truth: float, mistakes: Mapping[str, float], tolerance: float) -> str:
+def judge(answer: object, truth: float, mistakes: Mapping[str, float], tolerance: float, percent: bool = True) -> str:
     """The verdict on a number.
 
     Parameters
     ----------
     mistakes : hint -> what somebody gets who makes this mistake; one that gives the truth too is none
     tolerance : how far from the truth still counts, unless a mistake is as near
+    percent : whether percent and fractions may be mixed up, as they may not in a number of things
     """
     value = number(answer)
     if isinstance(value, str):
@@ -57,7 +58,8 @@ def judge(answer: object, truth: float, mistakes: Mapping[str, float], tolerance
         return RIGHT
     if nearest is not None and wrong[nearest] <= tolerance + CLOSE:
         return f"Not yet: {nearest}."
-    for factor, hint in ((100, "that is in percent; the question asks for a fraction"), (0.01, "that is a fraction")):
+    units = ((100, "that is in percent; the question asks for a fraction"), (0.01, "that is a fraction"))
+    for factor, hint in units if percent else ():
         if abs(value - factor * truth) <= factor * tolerance + CLOSE and abs(truth) > CLOSE:
             return f"Not yet: {hint}."
     return "Not yet: too large." if value > truth else "Not yet: too small."
@@ -275,7 +277,7 @@ def found_members(answer: object, rate: float | None) -> None:
         "that is a rate; multiply it by the number of members": rate,
         "that is a percentage; there are 1,000 members, not 100": 100 * rate,
     }
-    print(judge(answer, 1000 * rate, mistakes, 0.5))
+    print(judge(answer, 1000 * rate, mistakes, 0.5, percent=False))
 
 
 def share_of_members(answer: object, rate: float | None) -> None:
@@ -293,6 +295,65 @@ def share_of_members(answer: object, rate: float | None) -> None:
     }
     truth = hits / (hits + alarms)
     print(judge(answer, truth, mistakes, 0.02 * truth + 1e-6))
+
+
+# ------------------------------------------------------------------ 07: a shadow
+
+
+def other_pipelines(answer: object, pipelines: int) -> None:
+    """07: of the other pipelines, how many saw an image that the attacked one saw: N / 2 - 1."""
+    half = pipelines // 2
+    mistakes = {
+        "that counts the attacked pipeline, too": half,
+        "that is half of the others; but the halves are cut so that each image is in exactly half of all": (
+            (pipelines - 1) / 2
+        ),
+        "those are all the others; each image is in half of the pipelines": pipelines - 1,
+        "those are all pipelines; each image is in half of them": pipelines,
+        "the attacked pipeline is one, not two": half - 2,
+    }
+    print(judge(answer, half - 1, mistakes, 0, percent=False))
+
+
+# ------------------------------------------------------------------ 08: the audit
+
+
+def twice_the_pipelines(answer: object, detectable: float) -> None:
+    """08: the AUC that could be seen with twice the pipelines: 0.5 + (detectable - 0.5) / sqrt(2)."""
+    off = detectable - 0.5
+    truth = 0.5 + off / math.sqrt(2)
+    mistakes = {
+        "twice the decisions shrink an error by a square root, not by two": 0.5 + off / 2,
+        "more decisions do help": detectable,
+        "that is the distance from guessing; what does guessing have": off / math.sqrt(2),
+        "what shrinks is the distance from guessing, not the AUC itself": detectable / math.sqrt(2),
+        "it becomes smaller, not larger": 0.5 + off * math.sqrt(2),
+    }
+    print(judge(answer, truth, mistakes, 0.002))
+
+
+# ------------------------------------------------------------------ 09: the release
+
+
+def thrown_out(answer: object, released: Sequence[float], training: Sequence[float], test: Sequence[float]) -> None:
+    """09: how many released images lie nearer to a training image than any of them lies to a test image.
+
+    released : distance of each released image to its nearest training image; training, test : of each training and
+    test image to its nearest released one
+    """
+    released, training, nearest = np.asarray(released), np.asarray(training), np.min(test)
+    truth = int((released < nearest).sum())
+    mistakes = {
+        "those are training images; one released image may be the nearest of several, or of none": (
+            int((training < nearest).sum())
+        ),
+        "those are the ones that would stay": len(released) - truth,
+        "that is a share; the question asks for a number of images": truth / len(released),
+        "compare with the smallest distance of a test image, not with their median": (
+            int((released < np.median(test)).sum())
+        ),
+    }
+    print(judge(answer, truth, mistakes, 0, percent=False))
 
 
 # ------------------------------------------------------------------ 10: the comparison

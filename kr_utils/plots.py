@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -66,6 +67,15 @@ def rows_of_images(rows: dict[str, np.ndarray], title: str = "") -> Figure:
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     if title:
         axes[0, 0].set_title(title, fontsize=10)
+    return figure
+
+
+def titled(images: np.ndarray, titles: Sequence[str]) -> Figure:
+    """A row of uint8 images [N, C, H, W], each below its title."""
+    figure, axes = plt.subplots(1, len(titles), figsize=(1.1 * len(titles), 1.7), squeeze=False)
+    for axis, image, title in zip(axes[0], images, titles, strict=True):
+        show_image(axis, image)
+        axis.set_title(title, fontsize=8)
     return figure
 
 
@@ -248,16 +258,28 @@ def checkpoint_curve(groups: dict[str, tuple[list[dict], int]]) -> Figure:
 
 
 def tuning_front(groups: dict[str, tuple[list[dict], dict, list[dict]]]) -> Figure:
-    """Validation CAS against cost; name -> (all rows, chosen row, rows on the front)."""
-    figure, axis = plt.subplots(figsize=(5.6, 3.3))
+    """Validation CAS against cost, each setting with its number; name -> (all rows, chosen, rows on the front)."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.8))
     for k, (name, (rows, chosen, front)) in enumerate(groups.items()):
         colour = f"C{k}"
-        axis.plot(*_cost_cas(rows), MARKERS[k % 7], color=colour, alpha=0.55, label=name)
-        axis.plot(*_cost_cas(front), "-", color=colour, drawstyle="steps-post")
-        axis.plot(*_cost_cas([chosen]), "*", color=colour, markersize=15, markeredgecolor="black")
+        axis.plot(*_cost_cas(front), "-", color=colour, drawstyle="steps-post", label=f"{name}: the front")
+        axis.plot(*_cost_cas(rows), MARKERS[k % 7], color=colour, label="settings, by their numbers")
+        style = {"color": colour, "markersize": 15, "markeredgecolor": "black", "zorder": 3}
+        axis.plot(*_cost_cas([chosen]), "*", label="chosen", **style)
+
+        # Settings at the same place share a label; neighbours above one another have theirs on alternate sides
+        places: dict[tuple[float, float], list[str]] = {}
+        for number, (x, y) in enumerate(zip(*_cost_cas(rows)), 1):
+            places.setdefault((x, round(y, 1)), []).append(str(number))
+        for side, ((x, y), numbers) in enumerate(sorted(places.items())):
+            left = side % 2
+            where = {"xytext": (-7 if left else 7, -3), "ha": "right" if left else "left", "fontsize": 8}
+            axis.annotate(", ".join(numbers), (x, y), textcoords="offset points", **where)
     axis.set(xlabel="network evaluations per kept image", ylabel="validation CAS (%)")
-    axis.set_title("Tuning: accuracy against cost (star: chosen)")
-    axis.legend()
+    axis.ticklabel_format(useOffset=False, style="plain")
+    axis.margins(0.12)
+    axis.set_title("Tuning: accuracy against cost")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ from kr_utils.data import Split
 
 MAX_ROUNDS = 4  # of resampling under a filter threshold: bounded, never "until full"
 CACHE_BYTES = 2 * 2**30
+LASTING = 2  # first sets of a stream that a finished stage keeps, to look at again; the others follow from the seed
+LASTING_BYTES = 2**28  # and larger ones do, too
 CHUNK = 16  # blocks of images between two chances to save a set that is being drawn
 
 
@@ -132,7 +135,8 @@ class SyntheticStream:
     teacher : filters the images where the knobs have a threshold
     on_set : called with each new set's number and the share of drawn images that passed the filter
     state : where a set that takes long to draw is saved on the way; None saves nothing
-    keep : sets stay in `state` when they are drawn, so that copies of the stream in other processes find them there
+    keep : all sets stay in `state` when they are drawn, so that copies of the stream in other processes find them
+        there; the first ones do in any case
     """
 
     def __init__(
@@ -178,7 +182,8 @@ class SyntheticStream:
     def draw(self, number: int) -> tuple[Split, float, float]:
         """As `synthesise`, in chunks; where one ends and the interval has passed, the set so far is saved."""
         n, state = len(self.labels), self.state and self.state.part(f"set{number}")
-        kept = self.state.part(f"kept{number}") if self.state and self.keep else None
+        lasting = number < LASTING and n * math.prod(self.model.config["shape"]) <= LASTING_BYTES
+        kept = self.state.part(f"kept{number}") if self.state and (self.keep or lasting) else None
         for older in range(1, number) if state and not self.keep else ():  # the first is asked for again
             self.state.part(f"set{older}").clear()
 
@@ -188,7 +193,7 @@ class SyntheticStream:
             fits = all(made.dtype == torch.uint8 and tuple(made.shape[1:]) == shape for made in at.images)
             return fits and sum(map(len, at.images)) <= n and 0 <= at.passed <= at.drawn
 
-        # Another process may have drawn it
+        # It may be drawn already, by another process or before this one
         if kept and (found := kept.load(lambda tree: usable(SimpleNamespace(**tree)) and len(tree["images"][0]) == n)):
             return Split(found["images"][0], self.labels), found["passed"] / found["drawn"], found["drawn"] / n
 
@@ -206,9 +211,17 @@ class SyntheticStream:
             resume.offer(state, {}, at)
         images = torch.cat(at.images)
         if kept:
-            kept.save({"images": [images], "passed": at.passed, "drawn": at.drawn})
+            mark = {} if lasting else {resume.PASSING: True}
+            kept.save({"images": [images], "passed": at.passed, "drawn": at.drawn} | mark)
             state.clear()
+        if self.state:
+            self.state.part(f"figures{number}").save({"passed": at.passed, "drawn": at.drawn})
         return Split(images, self.labels), at.passed / at.drawn, at.drawn / n
+
+    def figures(self, number: int) -> tuple[float, float] | None:
+        """As `draw`, without the images, of a set that was drawn already; None where there is none."""
+        at = self.state.part(f"figures{number}").load() if self.state else None
+        return at and (at["passed"] / at["drawn"], at["drawn"] / self.size)
 
     def __getstate__(self) -> dict:
         """For another process: it finds the sets in `state`, and nobody listens there."""
@@ -246,15 +259,16 @@ def draw_beside(
     """
     streams: dict[str, SyntheticStream] = workers.shared["streams"]
     jobs = [(name, number) for name, stream in streams.items() for number in range(stream.sets_in(epochs))]
-    for (name, number), (accepted, draws) in zip(jobs, workers(_draw_one, jobs) if workers.on_cpu else ()):
+    drawn = workers(_draw_one, jobs, ended=lambda job: streams[job[0]].figures(job[1]) is not None)
+    for (name, number), (accepted, draws) in zip(jobs, drawn if workers.on_cpu else ()):
         streams[name].accepted[number], streams[name].draws[number] = accepted, draws
         on_set(name, number, accepted)
 
 
 def _draw_one(shared: dict, job: tuple[str, int], tell: Callable) -> tuple[float, float]:
     name, number = job
-    _, accepted, draws = shared["streams"][name].draw(number)
-    return accepted, draws
+    stream = shared["streams"][name]
+    return stream.figures(number) or stream.draw(number)[1:]
 
 
 # ------------------------------------------------------------------ controls: is it recycling, or only distillation?

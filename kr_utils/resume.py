@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -25,6 +26,7 @@ from kr_utils import InputError, owned
 
 FORMAT = "1"
 OVER = "over"  # marks the state of a training that has ended
+PASSING = "passing"  # marks what can be made again, and is not worth its place in a finished stage
 KEPT = 2  # the newest states: if the last one is damaged there is the one before
 
 
@@ -71,6 +73,11 @@ class State:
             yield path, tree
         self.since = time.monotonic()
 
+    def over(self) -> bool:
+        """Whether the training that saves here has ended."""
+        tree = self.load()
+        return tree is not None and OVER in tree
+
     def refuse(self, path: Path, error: Exception) -> None:
         """Say in a line why a state is not used."""
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -89,7 +96,7 @@ class State:
         return None
 
     def save(self, tree: dict) -> None:
-        """Store a tree of dicts, lists, tuples, numbers, texts, tensors; a full disk costs the state, not the run."""
+        """Store a tree of dicts, lists, tuples, numbers, texts, tensors, arrays; a full disk costs the state, not the run."""
         # The tree as JSON and tensors, with what tells whether it may be used
         started = time.monotonic()
         tensors: dict[str, Tensor] = {}
@@ -237,7 +244,7 @@ def keep(states: dict[str, tuple[State, str]], path: Path) -> None:
         ended = {}
         for folder in sorted({file.parent for file in state.folder.rglob("*.safetensors")}):
             tree = State(folder, state.key).load()
-            if tree is not None and ("parts" not in tree or OVER in tree):  # not one that was still at work
+            if tree is not None and PASSING not in tree and ("parts" not in tree or OVER in tree):  # nor still at work
                 ended[str(folder.relative_to(state.folder))] = _pack(tree, tensors)
         kept |= {name: {"code": code, "ended": ended}} if ended else {}
     if kept:
@@ -296,12 +303,16 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> int:
 
 
 def _pack(value, tensors: dict[str, Tensor]):
-    """A tree as JSON; its tensors go to `tensors`, in the order of their memory, for results can depend on strides."""
+    """A tree as JSON; its tensors and arrays go to `tensors`, in the order of their memory, for results can depend on strides."""
     if isinstance(value, Tensor):
         order = sorted(range(value.dim()), key=lambda axis: -value.stride(axis))
         name = f"{len(tensors):06d}"
         tensors[name] = value.detach().permute(order).contiguous().cpu()
         return {"tensor": name, "order": order, "device": value.device.type}
+    if isinstance(value, np.ndarray):
+        return {"array": _pack(torch.from_numpy(np.ascontiguousarray(value)), tensors)}
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, dict):
         return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
@@ -319,6 +330,8 @@ def _unpack(value, tensors: dict[str, Tensor]):
         back = [order.index(axis) for axis in range(len(order))]
         device = value["device"] if torch.cuda.is_available() else "cpu"  # trained on a GPU, shown on a laptop
         return tensors[value["tensor"]].permute(back).to(device)
+    if "array" in value:
+        return _unpack(value["array"], tensors).cpu().numpy()
     if "dict" in value:
         return {key: _unpack(item, tensors) for key, item in value["dict"]}
     kind, items = next(iter(value.items()))

@@ -146,7 +146,7 @@ class Search:
         found, rows = [], []
         alike = [list(some) for _, some in itertools.groupby(jobs, lambda job: job[1].labels())]
         groups = [some[i : i + self.group] for some in alike for i in range(0, len(some), self.group)]
-        for results in self.workers(_train, groups):
+        for results in self.workers(_train, groups, ended=self._scored):
             found += results
             while len(found) >= self.students * (len(rows) + 1):
                 mine = found[self.students * len(rows) :][: self.students]
@@ -154,6 +154,17 @@ class Search:
                 if on_row:
                     on_row(rows[-1])
         return rows
+
+    def _scored(self, group: list) -> bool:
+        """Whether all Students of a group are saved with their scores."""
+        state = self.workers.shared[2]
+        return bool(state) and all(_part(state, job).files() for job in group)
+
+
+def _part(state: resume.State, job: tuple[str, Knobs, int]) -> resume.State:
+    """Where a Student is saved."""
+    path, knobs, k = job
+    return state.part(f"{Path(path).stem} {knobs} student{k}")
 
 
 def _train(given: tuple, group: list, tell: Callable) -> list[dict]:
@@ -172,7 +183,7 @@ def _train(given: tuple, group: list, tell: Callable) -> list[dict]:
         return known and fits and all(isinstance(rate, float) for rate in rates)
 
     # A single Student is read back, or goes on from its state
-    mine = [state and state.part(f"{Path(path).stem} {knobs} student{k}") for path, knobs, k in group]
+    mine = [state and _part(state, job) for job in group]
     if len(group) == 1:
         return [resume.once(mine[0], lambda: students(mine[0] and mine[0].part("training"))[0], scored)]
 

@@ -13,6 +13,7 @@ import json
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +87,12 @@ class Stage:
                 print(f"{name}: is trained again here, because cells were edited, added or run in another order")
         self.handed[name] = state, code
         return state
+
+    def once(self, name: str, make: Callable[[], dict | list]) -> dict | list:
+        """What `make()` returned, of numbers, texts and arrays: computed once, and read back as trainings are."""
+        from kr_utils import resume
+
+        return resume.once(self.state(name), lambda: {"made": make()})["made"]
 
     def file(self, name: str) -> Path:
         """Where to write an artefact; InputError after `finish` (a notebook's last cell was run twice)."""
