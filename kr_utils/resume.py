@@ -96,7 +96,7 @@ class State:
         return None
 
     def save(self, tree: dict) -> None:
-        """Store a tree of dicts, lists, tuples, numbers, texts, tensors, arrays; a full disk costs the state, not the run."""
+        """Store a tree of dicts, lists, plain values, tensors and arrays; a full disk costs the state, not the run."""
         # The tree as JSON and tensors, with what tells whether it may be used
         started = time.monotonic()
         tensors: dict[str, Tensor] = {}
@@ -303,7 +303,7 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> int:
 
 
 def _pack(value, tensors: dict[str, Tensor]):
-    """A tree as JSON; its tensors and arrays go to `tensors`, in the order of their memory, for results can depend on strides."""
+    """A tree as JSON; tensors and arrays go to `tensors` in their order in memory: results can depend on strides."""
     if isinstance(value, Tensor):
         order = sorted(range(value.dim()), key=lambda axis: -value.stride(axis))
         name = f"{len(tensors):06d}"

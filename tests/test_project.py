@@ -53,7 +53,7 @@ FLOORS = {
     "beside": {"classifier", "data", "resume"},
     "stacked": {"classifier", "data", "precision"},
     "generator": {"data", "precision", "resume", "resolution"},
-    "consistency": {"generator"},
+    "consistency": {"data", "generator", "resume"},
     "sampling": {"consistency", "generator"},
     "recycling": {"beside", "classifier", "data", "generator", "resume", "sampling"},
     "chosen": {"classifier", "data", "generator", "recycling"},
