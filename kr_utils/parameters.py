@@ -9,7 +9,8 @@ from kr_utils import InputError, paths, shown, stages
 
 SETTINGS = "settings.toml"  # beside the notebooks: one file for all of a session
 FOLDERS = ("data_root", "runs_dir", "figures_dir", "out")
-USUAL = {"dataset": "digits", "profile": "quick", "seed": 0} | dict.fromkeys(FOLDERS, "")
+# A bundle has a folder of its own, which no session fixes
+USUAL = {"dataset": "digits", "profile": "quick", "seed": 0} | {name: "" for name in FOLDERS if name != "out"}
 OPEN = ("", -1)  # values of the first cell that leave the choice to settings.toml
 EXAMPLES = {"dataset": '"digits"', "profile": '"quick"', "overrides": 'a dict such as {"epochs": 60}, or {}'}
 EXAMPLES |= {"terms": 'a text such as "CC BY 4.0", or ""'}

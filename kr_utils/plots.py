@@ -273,7 +273,7 @@ def tuning_front(groups: dict[str, tuple[list[dict], dict, list[dict]]]) -> Figu
             places.setdefault((x, round(y, 1)), []).append(str(number))
         for side, ((x, y), numbers) in enumerate(sorted(places.items())):
             left = side % 2
-            where = {"xytext": (-7 if left else 7, -3), "ha": "right" if left else "left", "fontsize": 8}
+            where = {"xytext": (-10 if left else 10, -3), "ha": "right" if left else "left", "fontsize": 8}
             axis.annotate(", ".join(numbers), (x, y), textcoords="offset points", **where)
     axis.set(xlabel="network evaluations per kept image", ylabel="validation CAS (%)")
     axis.ticklabel_format(useOffset=False, style="plain")

@@ -1,12 +1,16 @@
 """The next day: a finished result is found, read back and left as it is, unless it is stale or retrain is True."""
 
 import json
+import subprocess
 
 import nbformat
+import numpy as np
+import papermill
 import pytest
 import torch
+from conftest import ROOT, call, environment
 
-from kr_utils import InputError, classifier, parameters, profiles, resume, runs, stages
+from kr_utils import InputError, beside, classifier, parameters, profiles, recycling, resume, runs, sampling, stages
 from kr_utils.runs import copies
 from kr_utils.runs.identity import fingerprint
 
@@ -118,6 +122,102 @@ def test_an_artefact_is_handed_out_where_the_training_did_not_write_it(finished)
     stage = open_stage()
     assert stage.file("teacher-0.safetensors").read_bytes() == (finished / "teacher-0.safetensors").read_bytes()
     assert not stage.file("new.json").exists()
+
+
+# ------------------------------------------------------------------ drawn sets, side by side, scores
+
+
+EPOCHS = 6  # of two each, so that there are three sets
+
+
+def draw(stage, tiny_generator, keep):
+    """A stage that draws what Students will see, trains none, and looks at the first two sets again."""
+    own = {"seed": 0, "period": 2, "state": stage.state("stream"), "keep": keep}
+    stream = recycling.SyntheticStream(tiny_generator, recycling.Knobs(steps=2), [4] * 10, **own)
+    with beside.Workers({"streams": {"gkd": stream}}) as team:
+        recycling.draw_beside(team, EPOCHS)
+    drawn = [stream(epoch).images for epoch in (0, 2)]
+    stage.finish({"sets": len(stream.accepted), "mean": drawn[0].float().mean().item()})
+    return stream, drawn
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_drawn_sets_are_read_back_and_only_the_first_are_stored(keep, tiny_generator, monkeypatch, capsys):
+    stream, drawn = draw(open_stage(), tiny_generator, keep)
+    folder = runs.stage_dir(runs.runs_root(), "smoke", "digits", 0, "teacher")
+    stored = (folder / "trainings.safetensors").stat().st_size
+    assert 2 * drawn[0].numel() < stored < 3 * drawn[0].numel() + 4000, "two of three sets, and the sets' figures"
+
+    # The next day, with two threads and nothing to draw with
+    monkeypatch.setattr(sampling, "sample", lambda *_, **__: pytest.fail("an image was drawn again"))
+    monkeypatch.setattr(beside.Workers, "_side_by_side", lambda *_: pytest.fail("a process was started"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        again, same = draw(open_stage(), tiny_generator, keep)
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, drawn, same))
+    assert (again.accepted, again.draws) == (stream.accepted, stream.draws)
+    assert "differ" not in capsys.readouterr().out
+
+
+def test_trainings_side_by_side_are_read_back_without_a_process(digits, monkeypatch):
+    small = type(digits.val)(digits.val.images[:64], digits.val.labels[:64])
+    recipe = classifier.Recipe(width=8, depth=8, batch=32, lr=0.1, weight_decay=5e-4)
+    how = classifier.Training(recipe, 2, classifier.Augmentation(1))
+    fits = {f"teacher {k}": beside.Fit((10, 1, 8, 8), k, small, how) for k in range(2)}
+
+    def both(stage):
+        with beside.Workers({"fits": fits, "val": small}) as team:
+            done = beside.train(team, state=stage.state("teachers"))
+        stage.finish({"loss": [history[-1]["train_loss"] for _, history in done.values()]})
+        return {name: model.state_dict() for name, (model, _) in done.items()}
+
+    first = both(open_stage())
+    monkeypatch.setattr(beside.Workers, "_side_by_side", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    again = both(open_stage())
+    assert all(resume.alike(again[name], first[name]) for name in fits)
+    assert all(torch.equal(again[name][key], value) for name in fits for key, value in first[name].items())
+
+
+def test_scores_are_computed_once(finished):
+    made = {"real": {"loss": np.linspace(0, 1, 6).reshape(2, 3), "lira": None}, "rows": [{"auc": np.float64(0.5)}]}
+    calls = []
+    for _ in range(2):
+        stage = open_stage("generator")
+        found = stage.once("scores", lambda: calls.append(1) or made)
+        assert found["real"]["lira"] is None
+        np.testing.assert_array_equal(found["real"]["loss"], made["real"]["loss"])
+        assert found["rows"] == [{"auc": 0.5}]
+        stage.finish({})
+    assert len(calls) == 1
+
+
+@pytest.mark.slow
+def test_notebooks_that_train_side_by_side_open_in_seconds(tmp_path, monkeypatch):
+    """01, 04 and 05 of a finished run: nothing is trained, searched or drawn, and what is stored stays as it is."""
+    command = call("--until", "distillation", "--threads", "1")
+    subprocess.run(command, check=True, env=environment(tmp_path, OMP_NUM_THREADS="1"), cwd=tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for stage in ("teacher", "tuning", "distillation"):
+        folder = runs.stage_dir(runs.runs_root(), "smoke", "digits", 0, stage)
+        name, before = stages.notebook(stage), files(folder)
+        given = {"dataset": "digits", "profile": "smoke", "seed": 0, "interactive": False}
+        shown = papermill.execute_notebook(
+            stages.NOTEBOOKS / f"{name}.ipynb", tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False
+        )
+        every = [cell for cell in shown.cells if cell.cell_type == "code"]
+        text = "".join(output.get("text", "") for cell in every for output in cell.outputs)
+        assert "found, made on" in text, name
+        assert "last digits differ" not in text, name
+        for line in (" epoch ", "few-step step", "tuning guidance", "synthetic set 1", "again here"):
+            assert line not in text, (name, line)
+        slow = {cell.source[:40]: cell.metadata.papermill.duration for cell in every if "import " not in cell.source}
+        assert max(slow.values()) < 20, slow
+        assert files(folder) == before
 
 
 # ------------------------------------------------------------------ settings.toml
