@@ -6,6 +6,7 @@ normalisation: statistics of a batch would mix its examples.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from kr_utils import classifier, resume
 from kr_utils.data import Split
 
-GROUPS = 8
+GROUPS = 8  # of channels, or the largest part of it that divides their number
 CLIP = 1.0  # largest norm of an example's gradient
 BATCH = 512  # or all images: noise is added once a batch, and large ones stand it best
 LR = 0.5
@@ -54,7 +55,7 @@ def build(classes: int, channels: int, width: int, depth: int, seed: int) -> nn.
     for parent in [*model.modules()]:
         for name, child in parent.named_children():
             if isinstance(child, nn.BatchNorm2d):
-                setattr(parent, name, nn.GroupNorm(min(GROUPS, child.num_features), child.num_features))
+                setattr(parent, name, nn.GroupNorm(math.gcd(GROUPS, child.num_features), child.num_features))
     return model
 
 

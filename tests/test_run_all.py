@@ -186,7 +186,7 @@ def check_counts(root):
 
     # Teachers: an epoch's batches make up the whole set
     history = rows("teacher", "history.csv")
-    assert len(history) * sizes.train == work.of_stage("teacher", chosen, sizes)["train"]
+    assert len(history) * sizes.train == work.of_stage("teacher", chosen, sizes)["short_train"]
     steps = len(history) * max(1, sizes.train // batch)
     members = chosen.teacher.members
     assert members * int(history[-1]["steps"]) == steps
@@ -204,7 +204,7 @@ def check_counts(root):
     # Students: each epoch sees a set
     history = rows("distillation", "history.csv")
     seen = len(history) * chosen.distillation.images
-    assert seen == work.of_stage("distillation", chosen, sizes)["train"]
+    assert seen == work.of_stage("distillation", chosen, sizes)["short_train"]
 
 
 def check_audit(root):

@@ -187,13 +187,14 @@ def test_the_accountant_agrees_with_another_one():
     assert rdp.get_epsilon(delta=spent.delta) < 2 * spent.epsilon
 
 
-def test_nothing_in_a_private_network_mixes_the_images_of_a_batch():
-    model = dpsgd.build(10, 1, 8, 8, 0)
+@pytest.mark.parametrize("width", [8, 12, 3])
+def test_nothing_in_a_private_network_mixes_the_images_of_a_batch(width):
+    model = dpsgd.build(10, 1, width, 8, 0)
     assert not [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     x = torch.randn(6, 1, 8, 8)
     model.train()
     assert torch.allclose(model(x)[:2], model(x[:2]), atol=1e-5)
-    usual = classifier.build(10, 1, 8, 8, 0)
+    usual = classifier.build(10, 1, width, 8, 0)
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in usual.parameters())
 
 
