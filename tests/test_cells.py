@@ -46,12 +46,19 @@ class Student:
             )
             if self.with_ids:  # as JupyterLab does, and nbclient does not
                 message["metadata"]["cellId"] = self.cells[k].id
-            self.client.shell_channel.send(message)
-            while (reply := self.client.get_shell_msg(timeout=300))["parent_header"].get("msg_id") != message["msg_id"]:
-                pass
+            reply = self.ask(message)
+            while reply["content"]["status"] == "aborted":  # right after an error a kernel drops what is asked of it
+                reply = self.ask(message)
             if reply["content"]["status"] != "ok":
                 return f"{reply['content']['ename']}: {reply['content']['evalue']}"
         return ""
+
+    def ask(self, message):
+        """The kernel's reply to a request."""
+        self.client.shell_channel.send(message)
+        while (reply := self.client.get_shell_msg(timeout=300))["parent_header"].get("msg_id") != message["msg_id"]:
+            pass
+        return reply
 
     @property
     def everything(self):

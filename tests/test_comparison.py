@@ -20,12 +20,13 @@ def made_up(seed, ablation):
     run = finished_run(seed, ablation)
     images = {"images": np.zeros((4, 1, 8, 8), np.uint8), "labels": np.array([0, 1, 0, 1])}
     scores = {"cas": 0.7, "cas_min": 0.6, "cas_max": 0.8, "step": 8.0, "cost": 2.0}
+    scores |= {"val_loss": 0.5, "below": 0.0, "error": 0.02}
     stored = run["distillation"].npz
     run["start"].npz = lambda name: images
     run["distillation"].npz = lambda name: images if name == "synthetic.npz" else stored(name)
     run["checkpoints"].csv = lambda name: [scores]
     run["checkpoints"].metrics["checkpoint"] = 8
-    run["tuning"].csv = lambda name: [{**KNOBS, "few": 0, "cost": 12.0, "cas": 0.6}, scores | KNOBS]
+    run["tuning"].csv = lambda name: [scores | KNOBS | {"few": 0, "cost": 12.0, "cas": 0.6}, scores | KNOBS]
     run["tuning"].metrics["knobs"] = KNOBS
     return run
 
@@ -51,11 +52,12 @@ def test_the_comparison_shows_every_student_of_every_run(tmp_path, monkeypatch, 
     }
     for (name, _), run in found.items():
         run["start"].metrics["title"] = name
-    stage = Compare(runs=found, left_out={("mnist", 0): "04_tuning is missing"})
+    stage = Compare(runs=found, left_out={("mnist", 0): "04_tuning is missing"}, found=None)
     monkeypatch.setattr(runs, "begin", lambda *_, **__: stage)
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
 
-    place = {"profile": "smoke", "overrides": {}, "runs_dir": "", "figures_dir": str(tmp_path), "interactive": False}
+    place = {"profile": "smoke", "overrides": {}, "runs_dir": "", "figures_dir": str(tmp_path)}
+    place |= {"interactive": False, "retrain": False}
     for code in number_cells():
         exec(code, place)
     out = capsys.readouterr().out
