@@ -77,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="with --release: its licence, where that of your own images is unknown",
     )
+
+    # What leaks
     p.add_argument(
         "--audit",
         nargs="?",

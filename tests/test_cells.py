@@ -16,10 +16,12 @@ BEGIN, FINISH = "runs.begin(", ".finish("
 class Student:
     """A real kernel with a notebook open: runs its cells, in whatever order, some of them changed."""
 
-    def __init__(self, stage, runs_dir, with_ids):
+    def __init__(self, stage, runs_dir, with_ids, retrain=True):
         path = stages.NOTEBOOKS / f"{stages.STAGES[stage][0]}.ipynb"
         self.cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-        self.cells[0].source += f"\nprofile = 'smoke'\nruns_dir = {str(runs_dir)!r}\ninteractive = False"
+        self.cells[
+            0
+        ].source += f"\nprofile = 'smoke'\nruns_dir = {str(runs_dir)!r}\ninteractive = False\nretrain = {retrain}"
         self.with_ids = with_ids
         self.manager = KernelManager(kernel_name="python3")
         self.manager.start_kernel(cwd=str(stages.NOTEBOOKS))
@@ -60,8 +62,8 @@ class Student:
 def student(tmp_path):
     opened = []
 
-    def open_(with_ids=True):
-        opened.append(Student("start", tmp_path / "runs", with_ids))
+    def open_(with_ids=True, retrain=True):
+        opened.append(Student("start", tmp_path / "runs", with_ids, retrain))
         return opened[-1]
 
     yield open_
@@ -152,12 +154,28 @@ def test_ids_of_another_editors_own_and_cells_that_change_nothing_are_fine(stude
 
 def test_an_exercise_that_sets_a_number_counts(student, tmp_path):
     kernel = student()
-    exercise = kernel.place("answer = None")
-    kernel.cells[exercise].source = "answer = 0.05"
+    exercise = kernel.place("rarest = None")
+    kernel.cells[exercise].source = "rarest = 0.05; recall = None"
     assert kernel.run(*kernel.everything) == ""
     assert finished.other_code(stored(tmp_path, 0)) == []
-    kernel.cells[exercise].source = "answer = 0.05; majority = 0.5"
+    kernel.cells[exercise].source = "rarest = 0.05; recall = None; majority = 0.5"
     assert kernel.run(*kernel.everything) == ""
+    assert finished.other_code(stored(tmp_path, 0)) == ["the notebook's code changed"]
+
+
+def test_a_finished_result_that_was_found_stands_whatever_is_edited(student, tmp_path):
+    """A class plays with cells: nothing that is stored is lost until somebody sets retrain."""
+    kernel = student(retrain=False)
+    assert kernel.run(*kernel.everything) == ""
+    before = stored(tmp_path, 0).manifest
+    kernel.cells[kernel.place("majority = ")].source += "\nmajority = 0.5"
+    assert kernel.run(*kernel.everything) == ""
+    assert stored(tmp_path, 0).manifest == before
+    finish = kernel.place(FINISH)
+    assert "is stored already" in kernel.run(finish)
+    kernel.cells[0].source += "\nretrain = True"
+    assert kernel.run(*kernel.everything) == ""
+    assert stored(tmp_path, 0).metrics["majority"] == 0.5
     assert finished.other_code(stored(tmp_path, 0)) == ["the notebook's code changed"]
 
 
@@ -184,7 +202,7 @@ def test_states_of_an_edited_cell_are_not_those_of_the_saved_one(monkeypatch):
 
 def test_code_that_was_edited_and_not_saved_is_named_by_the_manifest(student, tmp_path):
     kernel = student()
-    kernel.cells[kernel.place("plots.pipeline()")].source += "\nfigure.set_size_inches(3, 3)"
+    kernel.cells[kernel.place("plots.pipeline()")].source += "\nplots.pipeline().set_size_inches(3, 3)"
     assert kernel.run(*kernel.everything) == ""
     assert finished.other_code(stored(tmp_path, 0)) == [], "a figure may be drawn otherwise"
 

@@ -263,16 +263,16 @@ def test_notebook_06_leaves_copies_out_of_the_attacks_and_not_out_of_the_accurac
 
     names = {"ds": ds, "stored": {"real": logits, "student": logits}, "seed": 0, "budget": Budget}
     exec("import numpy as np\nimport pandas as pd\nfrom kr_utils import attacks, metrics", names)
-    for cell in ("outsiders-b", "cell-06", "cell-08", "cell-18"):
+    for cell in ("cell-06", "cell-08", "cell-10", "cell-24"):
         exec(cells[cell], names)
     assert names["left_out"] == {"val": 1, "test": 2}
     assert {row["non_members"] for rows in names["audits"].values() for row in rows.values()} == {38}
     whole = metrics.accuracy(logits["test"], ds.test.labels.numpy())
     assert names["summary"]["real"]["test accuracy"] == whole
 
-    exec(cells["release-f"].split("\n\n\ndef")[0], names)
+    exec(cells["cell-28"].split("\n\n\ndef")[0], names)
     assert (len(names["train"]), len(names["validation"]), len(names["test"])) == (60, 29, 38)
-    rest = [text for cell, text in cells.items() if cell not in ("outsiders-b", "cell-18", "release-f")]
+    rest = [text for cell, text in cells.items() if cell not in ("cell-06", "cell-24", "cell-28")]
     asked = [line for text in rest for line in text.splitlines() if "ds.test" in line or "ds.val" in line]
     whole = ("classifier.accuracy", '"labels_test": ')
     assert all('new["test"]' in line or any(words in line for words in whole) for line in asked), asked

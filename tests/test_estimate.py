@@ -242,7 +242,7 @@ def test_seconds_are_work_times_rates():
     counts = work.of_stage("teacher", chosen, SIZES)
     passes = counts["short_train"] + counts["short_predict"] + counts["predict"]
     assert found["teacher"] == pytest.approx(1e-3 * passes + 4.0 * counts["start"])
-    assert list(found) == list(stages.USUAL)
+    assert list(found) == list(stages.STAGES)
     on_gpu = estimate.of_stages(chosen, SIZES, ONE | {"device": "cuda"}, 16)
     assert on_gpu["checkpoints"] == found["checkpoints"], "no worker processes on a GPU"
 

@@ -136,7 +136,7 @@ def _measure(wanted: list[dict], threads: int) -> tuple[list[dict], str]:
 def of_stages(chosen: profiles.Profile, sizes: work.Sizes, speed: dict, threads: int) -> dict[str, float]:
     """Stage -> seconds, its kernel's start included."""
     workers = 1 if speed["device"] == "cuda" else threads
-    found = {stage: work.of_stage(stage, chosen, sizes, workers) for stage in stages.USUAL}
+    found = {stage: work.of_stage(stage, chosen, sizes, workers) for stage in stages.STAGES}
     return {stage: sum(amount * speed["rates"][kind] for kind, amount in each.items()) for stage, each in found.items()}
 
 
