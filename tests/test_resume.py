@@ -179,7 +179,14 @@ def test_a_set_that_is_being_drawn_is_not_lost(synthetic, tmp_path, monkeypatch,
     assert lengths == [64, 64, 2, 64, 64, 2][call - 1 :], "what was drawn is not drawn again"
     assert (stream.accepted, stream.draws) == (whole.accepted, whole.draws)
     stream(4)
-    assert {path.name for path in tmp_path.iterdir()} == {"set0", "set2"}, "the first set and the newest are kept"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "kept0",
+        "kept1",
+        "set2",
+        "figures0",
+        "figures1",
+        "figures2",
+    }, "the first two sets and the newest are kept"
 
 
 def paint(digits, state=None, on_step=None, found=None):

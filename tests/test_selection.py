@@ -212,7 +212,7 @@ def test_students_of_one_network_have_one_mixture_of_labels(
     groups = []
     search = selection.Search(digits.val, students=2, **shared(teacher))
     search.group = 8  # as on a GPU
-    monkeypatch.setattr(search, "workers", lambda function, found: groups.extend(found) or [])
+    monkeypatch.setattr(search, "workers", lambda function, found, **_: groups.extend(found) or [])
     assert search([(generator_file, knobs) for knobs in mixed]) == []
     assert [[knobs.hard_weight for _, knobs, _ in group] for group in groups] == [[0, 0], [0.5] * 4]
 
@@ -254,7 +254,7 @@ def test_in_notebooks_01_and_05_the_test_split_is_read_after_all_training():
     for stage in ("teacher", "distillation"):
         path = stages.NOTEBOOKS / f"{stages.STAGES[stage][0]}.ipynb"
         cells = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
-        last_fit = max(k for k, c in enumerate(cells) if "classifier.fit(" in c)
-        readers = [k for k, c in enumerate(cells) if "ds.test" in c or "data.SPLITS" in c or '["test"]' in c]
+        last_fit = max(k for k, c in enumerate(cells) if "beside.train(" in c)
+        readers = [k for k, c in enumerate(cells) if "ds.test" in c or "data.SPLITS" in c or ".real_logits(" in c]
         assert readers
         assert min(readers) > last_fit, f"{path.name}: cell {min(readers)} reads test before training ends"
