@@ -121,9 +121,9 @@ def record_panel(
         if not len(inner) or not len(outer):
             return None
         nearer = abs(phi[target, record] - inner.mean()) < abs(phi[target, record] - outer.mean())
-        said, truth = ("member" if side else "not a member" for side in (nearer, inside[target, record]))
+        said, truth = ("a member" if side else "a non-member" for side in (nearer, inside[target, record]))
         what = f"{'canary' if canary[record] else 'record'} {record}, target {target}"
-        title = f"{what}: nearer to the mean of a {said}; in truth {truth}"
+        title = f"{what}: the target speaks as\n{said} would; in truth it is {truth}"
         return plots.in_and_out(inner, outer, phi[target, record], "score log(p / (1 - p))", title)
 
     def draw(target: int, record: int) -> None:
