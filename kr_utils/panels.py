@@ -217,10 +217,10 @@ def lira_panel(
         shadows = np.arange(len(phi)) != target
         inner, outer = (phi[shadows & (inside[:, record] == side), record] for side in (True, False))
         nearer = len(inner) and abs(phi[target, record] - inner.mean()) < abs(phi[target, record] - outer.mean())
-        said, truth = ("member" if side else "not a member" for side in (nearer, inside[target, record]))
+        said, truth = ("a member" if side else "a non-member" for side in (nearer, inside[target, record]))
         words = f"{'canary' if canary[record] else 'record'} {record}, target {target}: "
-        words += f"nearer to the mean of a {said}" if len(inner) and len(outer) else "no shadow on both sides"
-        words += f"; in truth {truth}"
+        words += f"the target speaks as\n{said} would" if len(inner) and len(outer) else "no shadow on both sides"
+        words += f"; in truth it is {truth}"
         return plots.in_and_out(inner, outer, phi[target, record], "score log(p / (1 - p))", words), words
 
     if not interactive:

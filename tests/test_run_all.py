@@ -213,10 +213,11 @@ def check_audit(root):
     assert (found["pipelines"], found["pool"]) == (2, 600)
     rows = {(row["artefact"], row["attack"]): row for row in found["matrix"]}
     artefacts = {artefact for artefact, _ in rows}
-    students = {f"student-{name}" for name in ("hard_fixed", "soft_fixed", "hard_regenerated", "few_step", "textures")}
-    assert (
-        artefacts > {"real", "real-plain", "teacher", "ensemble", "student", "images", "generator", "dp-sgd"} | students
-    )
+    students = {f"student-{name}" for name in ("hard_fixed", "soft_fixed", "hard_regenerated", "no_class", "textures")}
+    usual = {"real", "real-plain", "teacher", "ensemble", "student", "images", "generator", "dp-sgd"}
+    assert artefacts > usual | students
+    few = numbers(root, "smoke", "digits", 0, "tuning")["knobs"]["few"]
+    assert ("student-few_step" in artefacts) == (not few), "else the Student itself is of few-step images"
     assert rows["real", "lira"]["auc"] is None, "two pipelines are too few for LiRA"
     assert rows["real", "lira"]["evidence"] == "no power"
     for row in found["matrix"]:
