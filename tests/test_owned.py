@@ -66,6 +66,11 @@ WRITERS |= {"remove", "removedirs", "move", "copy", "copyfile", "copytree", "sym
 OTHERS = {
     "paths": {"folder.mkdir"},  # the folder that a user named, tried before anything runs
     "published": {"folder.mkdir", "(folder / file).parent.mkdir", "os.replace"},  # the data folder
+    # the data folder too: two files, both or none
+    "own_images": {"target.unlink", "np.savez_compressed", "os.replace", "path.open", "made[1].write_text"},
+    "pictures": {"Image.open"},  # reads
+    "bundle": {"path.parent.mkdir", "shutil.copyfile"},  # a folder that a user named, while it has another name
+    "driver/classroom": {"shutil.copyfile", "shutil.copytree"},  # likewise
 }
 
 

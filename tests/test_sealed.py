@@ -188,11 +188,16 @@ FORGED = {
 
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
-    """A finished training, its last state as a tree, and its history."""
-    state = resume.State(tmp_path_factory.mktemp("trained"), every=3600)
+    """A finished training, its last state on the way as a tree, and its history."""
+    state = resume.State(tmp_path_factory.mktemp("trained"), every=0)
     model = network()
     history = fit(digits, state, model)
-    return model, state.load(), history
+    return model, on_the_way(state), history
+
+
+def on_the_way(state):
+    """The newest state of a training that is not over: one that is holds no optimiser."""
+    return next(tree for _, tree in state.trees() if resume.OVER not in tree)
 
 
 @pytest.mark.parametrize("case", FORGED)
@@ -213,15 +218,15 @@ def test_a_state_that_does_not_fit_is_told_and_dropped_and_the_training_starts_a
     ours, theirs = again.state_dict(), whole.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     fit(digits, resume.State(tmp_path / "training"), network())
-    assert "goes on from its state" in capsys.readouterr().out, "the one that it left itself"
+    assert "is trained already" in capsys.readouterr().out, "by the state that it left itself"
 
 
 @pytest.mark.parametrize("case", [change("values", "step", to=99), change("values", "history", to=[[]]), first_moment])
 def test_a_generator_starts_anew_too(case, digits, tmp_path, capsys):
-    state = resume.State(tmp_path / "training", every=3600)
+    state = resume.State(tmp_path / "training", every=0)
     first = painter()
     history = paint(digits, state, first)
-    tree = state.load()
+    tree = on_the_way(state)
     state.clear()
     state.save(case(tree))
     capsys.readouterr()
