@@ -57,7 +57,9 @@ def wrong(tree):
 def test_no_code_pickles_or_runs_a_text():
     seen = list(sources())
     assert len(seen) > 100
-    assert {name: found for name, tree in seen if (found := list(wrong(tree)))} == {}
+    found = {name: bad for name, tree in seen if (bad := list(wrong(tree)))}
+    # What a process and the workers that it started send each other, as multiprocessing does it: nothing from outside
+    assert found == {"beside.py": ["pickle"]}
 
 
 @pytest.mark.parametrize(
