@@ -36,6 +36,8 @@ def main(arguments: list[str]) -> None:
     runs = paths.runs_root()
     owned.make(runs)
     print(f"results: {runs}", flush=True)
+    # JupyterLab opens the right address itself, but prints it with a second "?" before its token
+    print('if no browser opens: copy the link below, with "&token=" in place of "?token="', flush=True)
     os.execve(sys.executable, command(arguments), environment())
 
 
