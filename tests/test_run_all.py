@@ -172,7 +172,9 @@ def check_all_called_is_in_the_identity(folder):
             if file in dict(method) and not name.startswith("<"):
                 called.add((file, name.split(".")[0]))
         assert called, stage
-        assert not {(file, name) for file, name in called if name not in can.get(file, ())}, stage
+
+        # The store keeps what trainings came to, and reads it back as it was (test_resume.py): no number is made there
+        assert not {(file, name) for file, name in called if name not in can.get(file, ()) and file != "resume"}, stage
 
 
 def check_counts(root):
