@@ -101,11 +101,8 @@ def budget(stage, name: str) -> dict:
 
 
 def guidance(stage) -> float:
-    """The scale that the few-step Generator of 04 has in its weights, or would have."""
-    if not knobs(stage).few:
-        return knobs(stage).guidance
-    many = [row for row in stage.upstream["tuning"].csv("scores.csv") if not row["few"]]
-    return max(many, key=lambda row: (row["cas"], -row["val_loss"]))["guidance"]
+    """The scale that the few-step Generator of 04 has in its weights."""
+    return stage.upstream["tuning"].metrics["few_guidance"]
 
 
 def shadows(stage) -> list:

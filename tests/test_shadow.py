@@ -221,7 +221,7 @@ def a_set(folder, change=()):
 def a_job(root, ds, folder, number=0):
     """The job of one shadow over a target that only says what it chose."""
     where = {"dataset": "mine", "profile": "smoke", "seed": 0, "checksum": ds.checksum, "runs_dir": root}
-    chosen = {"checkpoints": {"checkpoint": 8}, "tuning": {"knobs": KNOBS}}
+    chosen = {"checkpoints": {"checkpoint": 8}, "tuning": {"knobs": KNOBS, "few_guidance": 1.0}}
     for stage in ("teacher", "generator", "checkpoints", "tuning", "distillation"):
         opened = runs.begin(stage, profiles.budget(stage, "smoke"), **where)
         opened.finish(chosen.get(stage, {}))
