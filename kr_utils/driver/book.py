@@ -10,6 +10,7 @@ import html
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -296,11 +297,19 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """The command; prints the first page's place."""
     given = parser().parse_args(arguments)
-    try:
+
+    def first_page() -> Path:
         parameters.check({"dataset": given.dataset, "profile": given.profile, "seed": given.seed})
         root, figures = paths.runs_root(given.runs_dir), paths.figures_root(given.figures_dir)
-        out = paths.absolute(given.out, "--out")
-        print(build(given.profile, given.dataset, given.seed, root, figures, out))
+        return build(given.profile, given.dataset, given.seed, root, figures, paths.absolute(given.out, "--out"))
+
+    return command(first_page)
+
+
+def command(work: Callable[[], Path]) -> int:
+    """Do it and print where the result is; what cannot be done is one line. Returns the exit code."""
+    try:
+        print(work())
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -114,7 +114,7 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--pip", action="append", default=[], help="an option for pip, such as --pip=--quiet")
     given = made.parse_args(arguments)
 
-    try:
+    def made_of() -> Path:
         folder, names = paths.absolute(given.out, "--out"), given.datasets.split(",")
         root, figures = paths.runs_root(given.runs_dir), paths.figures_root(given.figures_dir)
         fill(folder, given.profile, names, given.seed, root, figures)
@@ -122,11 +122,9 @@ def main(arguments: list[str]) -> int:
         python = ".".join(map(str, sys.version_info[:2]))
         here = {"python": python, "project": PROJECT, "wheels": WHEELS, "what": ", ".join(names)}
         owned.write(folder / "START.txt", LINES.format(**here, platforms=", ".join(given.also) or "none"))
-        print(folder)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return folder
+
+    return book.command(made_of)
 
 
 if __name__ == "__main__":
