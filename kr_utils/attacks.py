@@ -72,6 +72,16 @@ def nearest(images: np.ndarray, released: np.ndarray) -> tuple[np.ndarray, np.nd
     return distance / images[0].size ** 0.5, index
 
 
+def mirrored(images: np.ndarray, hflip: bool, vflip: bool) -> np.ndarray:
+    """Images uint8 [N, C, H, W] and, after them, the mirror images that keep their label: [N, 2 N or 4 N, C, H, W].
+
+    The Generator was trained on those too, so that a copy of either lies near.
+    """
+    if hflip:
+        images = np.concatenate([images, images[..., ::-1]])
+    return np.concatenate([images, images[..., ::-1, :]]) if vflip else images
+
+
 def per_class_offsets(
     members: np.ndarray,
     non_members: np.ndarray,

@@ -22,6 +22,7 @@ import torch
 
 from kr_utils import classifier, resume
 from kr_utils.data import Split
+from kr_utils.precision import one_thread
 
 POLL = 0.2  # seconds between two looks at what the workers tell
 
@@ -86,14 +87,9 @@ class Workers:
                 self.count = 1
 
         # On the CPU with one thread, as a worker process has
-        threads = torch.get_num_threads()
         for job in jobs[done:]:
-            if self.on_cpu:
-                torch.set_num_threads(1)
-            try:
+            with one_thread() if self.on_cpu else contextlib.nullcontext():
                 result = function(self.shared, job, lambda what, job=job: on_told and on_told(job, what))
-            finally:
-                torch.set_num_threads(threads)
             yield result
 
     def _side_by_side(self, function: Callable, jobs: Sequence, on_told) -> Iterator:
@@ -204,16 +200,6 @@ def _fit(shared: dict, job: tuple, tell: Callable[[dict], None]) -> tuple[dict, 
     name, state = job
     fit, val = shared["fits"][name], shared["val"]
     model = classifier.build(*fit.sizes, fit.seed).to(val.images.device)
-    images = Same(fit.images) if isinstance(fit.images, Split) else fit.images
+    images = (lambda epoch: fit.images) if isinstance(fit.images, Split) else fit.images
     history = classifier.fit(model, images, val, fit.training, seed=fit.seed, on_epoch=tell, state=state)
     return model.state_dict(), history
-
-
-@dataclass(frozen=True)
-class Same:
-    """Real training's images: the same every epoch."""
-
-    split: Split
-
-    def __call__(self, epoch: int) -> Split:
-        return self.split

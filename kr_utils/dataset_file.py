@@ -127,6 +127,12 @@ def _groups(arrays: dict[str, np.ndarray], out: dict[str, np.ndarray], where: st
     return found
 
 
+def digests_of(images: np.ndarray) -> list[bytes]:
+    """16 bytes for the pixels of each image [N, ...]: two that differ share them in 1 of 10^38 cases."""
+    rows = map(np.ascontiguousarray, images)  # one at a time: a copy of all takes memory
+    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
+
+
 def shared_images(arrays: dict[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
     """Images that stand in two splits with exactly the same pixels.
 
@@ -142,9 +148,7 @@ def shared_images(arrays: dict[str, np.ndarray]) -> dict[tuple[str, str], np.nda
     places: dict[str, dict[bytes, int]] = {}
     digests = {}
     for split in SPLITS:
-        # A digest of 16 bytes stands for the pixels: two images that differ share one in 1 of 10^38 cases.
-        rows = map(np.ascontiguousarray, arrays[f"{split}_images"])  # one at a time: a copy of all takes memory
-        digests[split] = [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
+        digests[split] = digests_of(arrays[f"{split}_images"])
         places[split] = {digest: i for i, digest in reversed([*enumerate(digests[split])])}
     found = {}
     for first, later in combinations(SPLITS, 2):

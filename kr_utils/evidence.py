@@ -40,6 +40,7 @@ ARTEFACTS = {
     "generator": "Generator's weights",
     "images": "synthetic images",
 }
+FORMS = {"lira": "online", "lira-one-sided": "one-sided", "lira-likelihood": "likelihood"}  # of LiRA
 MANY_SHADOWS = 64  # from here on each record has enough shadows for a variance of its own (Carlini et al. 2022)
 
 Scores = dict[str, np.ndarray | None]  # attack -> [N, n]; None: it takes more pipelines
@@ -117,8 +118,7 @@ def on_classifiers(
     # Without shadows, then with them
     found: Scores = {name: np.stack([scores[name] for scores in one]) for name in attacks.ATTACKS}
     found["labels"] = each_target(lambda t: shadow_attacks.label_only(agreement, inside, t), n, "rmia")
-    forms = {"lira": "online", "lira-one-sided": "one-sided", "lira-likelihood": "likelihood"}
-    found |= {name: lira(phi, inside, form) for name, form in forms.items()}
+    found |= {name: lira(phi, inside, form) for name, form in FORMS.items()}
     found["rmia"] = each_target(lambda t: shadow_attacks.rmia(p, inside, t, p_z=p_z), n, "rmia")
 
     def offline(target: int) -> np.ndarray:
@@ -149,7 +149,7 @@ def on_images(distance: np.ndarray, inside: np.ndarray) -> Scores:
     distance : grey levels [N, n]; inside : bool [N, n]
     """
     found: Scores = {"nearest": -np.log(np.maximum(distance, shadow_attacks.COPY))}
-    for name, form in (("lira", "online"), ("lira-one-sided", "one-sided"), ("lira-likelihood", "likelihood")):
+    for name, form in FORMS.items():
 
         def calibrated(target: int, form: str = form) -> np.ndarray:
             return shadow_attacks.calibrated_distance(distance, inside, target, form=form)
@@ -173,7 +173,7 @@ def on_weights(losses: np.ndarray, inside: np.ndarray) -> Scores:
     """Attacks on each pipeline's Generator, by its denoising losses [N, n, levels]."""
     n = len(losses)
     found: Scores = {"loss": -np.log(losses).mean(2)}
-    for name, form in (("lira", "online"), ("lira-one-sided", "one-sided"), ("lira-likelihood", "likelihood")):
+    for name, form in FORMS.items():
 
         def scored(target: int, form: str = form) -> np.ndarray:
             return shadow_attacks.denoising(losses, inside, target, form=form)

@@ -29,6 +29,7 @@ from kr_utils.dataset_file import (
     KEYS,
     SPLITS,
     checksum,
+    digests_of,
     memory_limit,
     read_npz,
     require_new_images,
@@ -320,8 +321,7 @@ def numbered(patients: list[str]) -> np.ndarray:
 def _places(images, labels, groups, given: list[str], names: list[str], tell: Tell) -> np.ndarray:
     """The split of each image as a number: as it is given, or cut by patient; nobody stands in two."""
     # Images with the same pixels go together, and with them their patients
-    digests = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images]
-    alike = numbered([digest.hex() for digest in digests])
+    alike = numbered([digest.hex() for digest in digests_of(images)])
     copies = len(alike) - len(np.unique(alike))
     if copies:
         first = {number: label for number, label in zip(alike[::-1], labels[::-1])}

@@ -17,6 +17,7 @@ from kr_utils import beside, classifier, generator, resume, sampling
 from kr_utils.data import Split
 
 MAX_ROUNDS = 4  # of resampling under a filter threshold: bounded, never "until full"
+ATTEMPT = 2**40  # between the indices of two attempts at an image
 CACHE_BYTES = 2 * 2**30
 LASTING = 2  # first sets of a stream that a finished stage keeps, to look at again; the others follow from the seed
 LASTING_BYTES = 2**28  # and larger ones do, too
@@ -108,7 +109,7 @@ def synthesise(
             break
 
         # A far-away index is a new random number for the same slot, whatever was drawn before it.
-        retry = indices[missing.numpy()] + again * 2**40
+        retry = indices[missing.numpy()] + again * ATTEMPT
         wanted = labels[missing]
         fresh = sampling.sample(model, wanted, seed=seed, indices=retry, **knobs.sampler())
         found = confidence(fresh, wanted)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from kr_utils import generator, recycling, sampling
 from kr_utils.data import SPLITS, Split
+from kr_utils.dataset_file import digests_of
 
-ATTEMPT = 2**40  # between the indices of two attempts at an image under a filter (recycling.synthesise)
 HELD_BACK = 10  # one image in so many goes to validation, and one to test
 
 
@@ -51,7 +50,7 @@ def drawn_from(model: generator.Generator, knobs: recycling.Knobs, made: Split, 
         missing = np.flatnonzero(found < 0)
         if len(missing) == 0:
             return found
-        index = missing + attempt * ATTEMPT
+        index = missing + attempt * recycling.ATTEMPT
         again = sampling.sample(model, made.labels[missing], seed=seed, indices=index, **knobs.sampler())
         same = (again == made.images[missing].cpu()).flatten(1).all(1).numpy()
         found[missing[same]] = index[same]
@@ -86,25 +85,9 @@ def doubles(released: np.ndarray, real: dict[str, np.ndarray]) -> dict[str, int]
     -------
     "each other" (beyond the first of its kind), and each split -> images
     """
-    own = _digests(released)
+    own = digests_of(released)
     found = {"each other": len(own) - len(set(own))}
     for split, images in real.items():
-        known = set(_digests(images))
+        known = set(digests_of(images))
         found[split] = sum(digest in known for digest in own)
     return found
-
-
-def _digests(images: np.ndarray) -> list[bytes]:
-    """16 bytes stand for the pixels: two images that differ share them in 1 of 10^38 cases."""
-    rows = map(np.ascontiguousarray, images)
-    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
-
-
-def mirrored(images: np.ndarray, hflip: bool, vflip: bool) -> np.ndarray:
-    """uint8 [N, C, H, W] and the mirror images that keep their label, after them: [N, 2 N or 4 N, C, H, W].
-
-    The Generator was trained on those too.
-    """
-    if hflip:
-        images = np.concatenate([images, images[..., ::-1]])
-    return np.concatenate([images, images[..., ::-1, :]]) if vflip else images

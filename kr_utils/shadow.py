@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kr_utils import audit, classifier, generator, sampling, seeds, stacked
 from kr_utils.data import SPLITS, Dataset, Info, Split
+from kr_utils.dataset_file import digests_of
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0)  # noise levels of the attack on a Generator's weights, in pixels of [-1, 1]
 OTHERS = 0.2  # share of all images, at least, that no pipeline sees
@@ -66,8 +67,8 @@ def pool(ds: Dataset, pipelines: int, *, canaries: float, seed: int) -> Pool:
     images = torch.cat([getattr(ds, split).images for split in SPLITS])
     labels = torch.cat([getattr(ds, split).labels for split in SPLITS])
     first: dict[bytes, int] = {}
-    for k, image in enumerate(images.numpy()):
-        first.setdefault(image.tobytes(), k)
+    for k, digest in enumerate(digests_of(images.numpy())):
+        first.setdefault(digest, k)
     order = np.random.default_rng(seeds.derive(seed, "pool")).permutation(np.array(list(first.values())))
 
     # The pool and the others
@@ -111,12 +112,6 @@ def seen(images: Tensor, view: tuple[bool, bool, int, int]) -> Tensor:
     reach = max(abs(down), abs(right))
     padded = F.pad(images.flip(axes), [reach] * 4)
     return padded[:, :, reach - down : reach - down + height, reach - right : reach - right + width]
-
-
-def mirrored(info: Info, images: np.ndarray) -> np.ndarray:
-    """Images uint8 [N, C, H, W] and their mirror images that keep the label, which a Generator was trained on too."""
-    given = torch.from_numpy(images)
-    return torch.cat([seen(given, view) for view in views(info, 0, 4)]).numpy()
 
 
 def logits(model: nn.Module, images: Tensor, shown: Sequence[tuple[bool, bool, int, int]]) -> np.ndarray:

@@ -270,7 +270,7 @@ def test_notebook_06_leaves_copies_out_of_the_attacks_and_not_out_of_the_accurac
     whole = metrics.accuracy(logits["test"], ds.test.labels.numpy())
     assert names["summary"]["real"]["test accuracy"] == whole
 
-    exec(cells["cell-28"].split("\n\n\ndef")[0], names)
+    exec(cells["cell-28"].split("flips =")[0], names)
     assert (len(names["train"]), len(names["validation"]), len(names["test"])) == (60, 29, 38)
     rest = [text for cell, text in cells.items() if cell not in ("cell-06", "cell-24", "cell-28")]
     asked = [line for text in rest for line in text.splitlines() if "ds.test" in line or "ds.val" in line]

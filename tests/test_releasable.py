@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import run_all
 from kr_utils import (
     InputError,
+    attacks,
     bundle,
     card,
     data,
@@ -233,9 +234,9 @@ def test_a_later_attempt_is_found_by_its_own_random_numbers(tiny_generator, teac
     made, _, draws = recycling.synthesise(tiny_generator, knobs, labels, seed=5, teacher=teacher)
     assert draws > 1
     index = released.drawn_from(tiny_generator, knobs, made, 5)
-    late = np.flatnonzero(index >= released.ATTEMPT)
+    late = np.flatnonzero(index >= recycling.ATTEMPT)
     assert 0 < len(late) < 40
-    assert (index % released.ATTEMPT).tolist() == list(range(40))
+    assert (index % recycling.ATTEMPT).tolist() == list(range(40))
     for i in (0, late[0], late[-1]):
         one = sampling.sample(tiny_generator, labels[[i]], seed=5, indices=[index[i]], **knobs.sampler())
         assert torch.equal(one[0], made.images[i])
@@ -258,10 +259,10 @@ def test_doubles_are_counted_by_pixels():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 1, 4, 4), dtype=np.uint8)
     given_ = np.concatenate([images[:4], images[1:2], images[1:2], images[2:3, ..., ::-1]])
-    real = {"train": released.mirrored(images[2:3], True, False), "test": images[5:]}
+    real = {"train": attacks.mirrored(images[2:3], True, False), "test": images[5:]}
     assert released.doubles(given_, real) == {"each other": 2, "train": 2, "test": 0}
-    assert len(released.mirrored(images, True, True)) == 24
-    assert len({image.tobytes() for image in released.mirrored(images[:1], True, True)}) == 4
+    assert len(attacks.mirrored(images, True, True)) == 24
+    assert len({image.tobytes() for image in attacks.mirrored(images[:1], True, True)}) == 4
 
 
 # ------------------------------------------------------------------ files
@@ -288,7 +289,7 @@ def hostile(n=39):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (n, 3, 6, 5), dtype=np.uint8)
     soft = np.full((n, len(HOSTILE)), 1 / len(HOSTILE), np.float32)
-    return released.Images(images, labels, soft, 7, np.arange(n) + released.ATTEMPT)
+    return released.Images(images, labels, soft, 7, np.arange(n) + recycling.ATTEMPT)
 
 
 def test_folders_of_classes_are_names_on_every_system():
