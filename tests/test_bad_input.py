@@ -896,11 +896,11 @@ def test_a_file_where_a_result_should_be(tmp_path):
 
 # Name, bad values, words of the refusal.
 PARAMETERS = [
-    ("dataset", ["../x", "", "x" * 300], "choose one of"),
+    ("dataset", ["../x", " ", "x" * 300], "choose one of"),
     ("dataset", [5, None, ["digits"], {}, b"digits"], "dataset is "),
-    ("profile", ["../x", "", "x" * 300], "unknown profile"),
+    ("profile", ["../x", " ", "x" * 300], "unknown profile"),
     ("profile", [5, None, ["smoke"], {"smoke"}], "profile is "),
-    ("seed", [-1, 2**31, 1.5, "0", None, True, float("nan"), [0], 10**5000], "give a whole number from 0"),
+    ("seed", [-2, 2**31, 1.5, "0", None, True, float("nan"), [0], 10**5000], "give a whole number from 0"),
     ("overrides", [{"epochs": None}, {"epochs": 10**5000}, {1: 2}, {"epochs": 0}, {"epochs": [2]}], "teacher"),
     ("overrides", ["epochs=3", [1], None, 5], "overrides is "),
     ("data_root", ["/nonexistent"], "--data-root points to"),

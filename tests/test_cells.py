@@ -1,7 +1,10 @@
 """Cells in any order: what a stage stores was computed after its `begin`, in order, under its parameters."""
 
+import contextlib
 import json
+import queue
 import re
+import time
 
 import nbformat
 import pytest
@@ -48,17 +51,24 @@ class Student:
                 message["metadata"]["cellId"] = self.cells[k].id
             reply = self.ask(message)
             while reply["content"]["status"] == "aborted":  # right after an error a kernel drops what is asked of it
+                time.sleep(0.2)
                 reply = self.ask(message)
             if reply["content"]["status"] != "ok":
                 return f"{reply['content']['ename']}: {reply['content']['evalue']}"
         return ""
 
     def ask(self, message):
-        """The kernel's reply to a request."""
+        """The kernel's reply to a request; a question about nothing wakes a kernel that overheard it."""
         self.client.shell_channel.send(message)
-        while (reply := self.client.get_shell_msg(timeout=300))["parent_header"].get("msg_id") != message["msg_id"]:
-            pass
-        return reply
+        for _ in range(20):
+            with contextlib.suppress(queue.Empty):
+                while (reply := self.client.get_shell_msg(timeout=30))["parent_header"].get("msg_id") != message[
+                    "msg_id"
+                ]:
+                    pass
+                return reply
+            self.client.kernel_info()
+        raise TimeoutError(message["content"]["code"])
 
     @property
     def everything(self):

@@ -1,6 +1,7 @@
 """The house rules that a machine can check: floors, notebooks, pins, README."""
 
 import ast
+import importlib
 import itertools
 import json
 import re
@@ -158,6 +159,39 @@ def test_the_method_knows_neither_store_nor_engine():
     method = {name: code for name, code in FILES.items() if "/" not in name}
     for name, code in method.items():
         assert not {file for file in imports(code) if file.split("/")[0] in ("runs", "driver")}, name
+
+
+def absent(code):
+    """What this code names of files of kr_utils that is not there: `from ... import x`, and `file.x`."""
+    tree, files = ast.parse(code), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kr_utils":
+            for alias in node.names:
+                try:
+                    files[alias.asname or alias.name] = importlib.import_module(f"{node.module}.{alias.name}")
+                except ModuleNotFoundError:
+                    if not hasattr(importlib.import_module(node.module), alias.name):
+                        yield f"{node.module}.{alias.name}"
+    # A name that is used for something else as well cannot be told apart here
+    files = {name: file for name, file in files.items() if name not in stored(tree)}
+    reads = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    for file, name in ((node.value.id, node.attr) for node in reads):
+        if file in files and not hasattr(files[file], name):
+            yield f"{file}.{name}"
+
+
+def stored(tree):
+    """Names that code gives a meaning other than by import."""
+    assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return assigned | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+
+
+def test_what_is_named_of_another_file_is_there():
+    """In notebooks too, which no linter follows across files."""
+    assert [*absent("from kr_utils import seeds, data\nseeds.derived(0)\ndata.load")] == ["seeds.derived"]
+    assert [*absent("from kr_utils.runs import code, none")] == ["kr_utils.runs.none"]
+    codes = FILES | {name: "\n".join(map(source, code_cells(notebook))) for name, notebook in NOTEBOOKS.items()}
+    assert {name: wrong for name, code in codes.items() if (wrong := [*absent(code)])} == {}
 
 
 METHOD = {name: code for name, code in FILES.items() if "/" not in name and name not in code_.GROUND}
