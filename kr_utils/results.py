@@ -712,7 +712,7 @@ def read(figures: Path) -> pd.DataFrame:
     tables = [folder / "results.csv" for folder in paths.listed(figures) if folder.name != "smoke"]
     texts = [text for path in tables if (text := results_file.load(path, path.parent.name)) is not None]
     if not texts:
-        raise InputError(f"{figures}: no table of results in any profile's folder; run `python run_all.py` first")
+        raise InputError(f"{figures}: no table of results in any profile's folder; run_all.py writes one there with --figures-dir")
     return pd.concat([parsed(text) for text in texts], ignore_index=True)
 
 
@@ -725,7 +725,7 @@ def into(text: str, tables: str) -> str:
 
 
 def update(readme: Path) -> pd.DataFrame:
-    """Put the tables of */results.csv beside it into a README.md; returns their rows.
+    """Put the tables of published/*/results.csv beside it into a README.md; returns their rows.
 
     Raises
     ------
@@ -742,7 +742,7 @@ def update(readme: Path) -> pd.DataFrame:
         raise InputError(f"{readme}: {why}; name the folder that README.md and the tables are in") from error
 
     # What it is to say
-    table = read(readme.parent)
+    table = read(readme.parent / "published")
     try:
         after = into(before, section(table))
     except InputError as error:
@@ -757,7 +757,7 @@ def update(readme: Path) -> pd.DataFrame:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m kr_utils.results", description="Put the tables of figures/*/results.csv into figures/README.md."
+        prog="python -m kr_utils.results", description="Put the tables of figures/published/*/results.csv into figures/README.md."
     )
     parser.add_argument("folder", nargs="?", default="figures", help="with README.md in it (default: figures)")
 

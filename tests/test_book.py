@@ -26,7 +26,7 @@ def made(tmp_path_factory):
         patch.setenv("KR_MEASURE", "0")
         options = ["--runs-dir", str(folder / "runs"), "--figures-dir", str(folder / "figures"), "--threads", "1"]
         assert run_all.main(["--profile", "smoke", "--until", "generator", *options]) == 0
-    shutil.copytree(stages.ROOT / "figures/quick", folder / "figures/smoke")
+    shutil.copytree(stages.ROOT / "figures/published/quick", folder / "figures/smoke")
     return folder
 
 
@@ -67,7 +67,7 @@ def test_the_book_shows_results_and_every_picture_has_a_text(pages):
             assert len(alt[1]) > 8, picture[-200:]
             assert "No description" not in alt[1], path.name
     gallery = (pages / "gallery.html").read_text()
-    assert gallery.count("<figure>") == len(list((stages.ROOT / "figures/quick").glob("*.png")))
+    assert gallery.count("<figure>") == len(list((stages.ROOT / "figures/published/quick").glob("*.png")))
     assert gallery.count("python run_all.py --profile smoke --datasets digits --seeds 0") == gallery.count("<figure>")
 
 

@@ -222,7 +222,7 @@ def test_the_readme_shows_the_kept_results(tmp_path):
     The results are those that git has: whoever ran `make figures` has others in the folder.
     """
     git = ["git", "-C", str(ROOT)]
-    listed = subprocess.run([*git, "ls-files", "figures/*/results.csv"], capture_output=True, text=True)
+    listed = subprocess.run([*git, "ls-files", "figures/published/*/results.csv"], capture_output=True, text=True)
     if listed.returncode != 0:
         pytest.skip("not a git checkout: the results that the README was made from are not known")
     for name in listed.stdout.split():
@@ -232,12 +232,12 @@ def test_the_readme_shows_the_kept_results(tmp_path):
     assert listed.stdout.split()
     text = (ROOT / "figures/README.md").read_text(encoding="utf-8")
     assert text.count("<!-- results -->") == 1
-    assert results.into(text, results.section(results.read(tmp_path / "figures"))) == text
+    assert results.into(text, results.section(results.read(tmp_path / "figures/published"))) == text
 
 
 def test_only_the_part_between_the_markers_is_replaced(tmp_path):
-    (tmp_path / "laptop").mkdir()
-    (tmp_path / "laptop/results.csv").write_text(results.as_csv(rows(), "laptop"))
+    (tmp_path / "published/laptop").mkdir(parents=True)
+    (tmp_path / "published/laptop/results.csv").write_text(results.as_csv(rows(), "laptop"))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results -->\nformer \\1\n<!-- /results -->\nafter\n")
     assert results.main([str(tmp_path)]) == 0
@@ -488,7 +488,7 @@ def test_a_broken_table_stops_the_driver_before_anything_runs(tmp_path, monkeypa
 
 
 def test_the_kept_tables_and_those_of_spreadsheets_and_older_versions_are_read(tmp_path):
-    for path in (ROOT / "figures").glob("*/results.csv"):
+    for path in (ROOT / "figures/published").glob("*/results.csv"):
         assert results_file.load(path, path.parent.name) == path.read_text(encoding="utf-8")
     text, path = results.as_csv(rows(), "laptop"), tmp_path / "results.csv"
     older = without("images_auc")(without("mia_fingerprint_")(text))
@@ -586,9 +586,9 @@ def test_the_command_refuses_in_one_line_and_changes_nothing(tmp_path, capsys, r
     if readme is not None:
         path.write_bytes(readme if isinstance(readme, bytes) else readme.encode())
     if table is not None:
-        (tmp_path / "laptop").mkdir()
+        (tmp_path / "published/laptop").mkdir(parents=True)
         text = results.as_csv(rows(), "laptop")
-        (tmp_path / "laptop/results.csv").write_text(text if table == "good" else text[:500])
+        (tmp_path / "published/laptop/results.csv").write_text(text if table == "good" else text[:500])
     before = path.read_bytes() if path.exists() else None
     assert results.main([str(tmp_path)]) == 2
     out, err = capsys.readouterr()
@@ -601,8 +601,8 @@ def test_the_command_refuses_in_one_line_and_changes_nothing(tmp_path, capsys, r
 
 def ready(folder):
     """A folder with a README and a table; returns the README."""
-    (folder / "laptop").mkdir(parents=True)
-    (folder / "laptop/results.csv").write_text(results.as_csv(rows(), "laptop"))
+    (folder / "published/laptop").mkdir(parents=True)
+    (folder / "published/laptop/results.csv").write_text(results.as_csv(rows(), "laptop"))
     (folder / "README.md").write_text(GOOD)
     return folder / "README.md"
 
@@ -627,7 +627,7 @@ def a_full_disk(readme, monkeypatch):
 
 
 def a_closed_folder(readme, monkeypatch):
-    closed(readme.parent, monkeypatch)
+    closed(readme.parent / "published", monkeypatch)
 
 
 PLACES = {
