@@ -216,12 +216,15 @@ def lira_panel(
     def draw(target: int, record: int) -> Drawn:
         shadows = np.arange(len(phi)) != target
         inner, outer = (phi[shadows & (inside[:, record] == side), record] for side in (True, False))
-        nearer = len(inner) and abs(phi[target, record] - inner.mean()) < abs(phi[target, record] - outer.mean())
-        said, truth = ("a member" if side else "a non-member" for side in (nearer, inside[target, record]))
         words = f"{'canary' if canary[record] else 'record'} {record}, target {target}: "
-        words += f"the target speaks as\n{said} would" if len(inner) and len(outer) else "no shadow on both sides"
-        words += f"; in truth it is {truth}"
-        return plots.in_and_out(inner, outer, phi[target, record], "score log(p / (1 - p))", words), words
+        if len(inner) and len(outer):
+            member = abs(phi[target, record] - inner.mean()) < abs(phi[target, record] - outer.mean())
+            words += f"the target speaks as {'a member' if member else 'a non-member'} would"
+        else:
+            words += "no shadows on both sides"
+        words += f"; in truth it is {'a member' if inside[target, record] else 'a non-member'}"
+        title = words.replace(" as ", " as\n")
+        return plots.in_and_out(inner, outer, phi[target, record], "score log(p / (1 - p))", title), words
 
     if not interactive:
         return static(*(draw(0, int(record)) for record in shown.values()))

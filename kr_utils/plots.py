@@ -548,10 +548,11 @@ def in_and_out(inner: np.ndarray, outer: np.ndarray, target: float, xlabel: str,
     low, high = np.min([*inner, *outer, target]), np.max([*inner, *outer, target])
     line = np.linspace(low - 0.2 * (high - low + 1), high + 0.2 * (high - low + 1), 200)
     for k, (name, values, colour) in enumerate((("with it", inner, "real"), ("without it", outer, "student"))):
-        spread = max(float(np.std(values)), 1e-3)
-        density = np.exp(-((line - np.mean(values)) ** 2) / (2 * spread**2)) / spread / (2 * np.pi) ** 0.5
         style = {"color": COLOURS[colour], "ls": ("-", "--")[k]}
-        axis.plot(line, density, label=f"shadows {name}", **style)
+        if len(values):
+            spread = max(float(np.std(values)), 1e-3)
+            density = np.exp(-((line - np.mean(values)) ** 2) / (2 * spread**2)) / spread / (2 * np.pi) ** 0.5
+            axis.plot(line, density, label=f"shadows {name}", **style)
         axis.plot(values, np.full(len(values), -0.03 * (k + 1)), ("|", "x")[k], color=COLOURS[colour], markersize=8)
     axis.axvline(target, color="black", lw=1.4, label="the target")
     axis.set(xlabel=xlabel, ylabel="density", title=title)

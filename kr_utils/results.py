@@ -712,7 +712,9 @@ def read(figures: Path) -> pd.DataFrame:
     tables = [folder / "results.csv" for folder in paths.listed(figures) if folder.name != "smoke"]
     texts = [text for path in tables if (text := results_file.load(path, path.parent.name)) is not None]
     if not texts:
-        raise InputError(f"{figures}: no table of results in any profile's folder; run_all.py writes one there with --figures-dir")
+        raise InputError(
+            f"{figures}: no table of results in any profile's folder; run_all.py writes one there with --figures-dir"
+        )
     return pd.concat([parsed(text) for text in texts], ignore_index=True)
 
 
@@ -757,7 +759,8 @@ def update(readme: Path) -> pd.DataFrame:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m kr_utils.results", description="Put the tables of figures/published/*/results.csv into figures/README.md."
+        prog="python -m kr_utils.results",
+        description="Put the tables of figures/published/*/results.csv into figures/README.md.",
     )
     parser.add_argument("folder", nargs="?", default="figures", help="with README.md in it (default: figures)")
 

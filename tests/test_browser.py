@@ -184,22 +184,87 @@ def test_a_student_moves_every_knob_and_finds_all_of_it_the_next_day(lab, open_n
     assert {path.name: path.stat().st_mtime_ns for path in stored.iterdir()} == before
 
 
-def move_all(page):
-    """Every slider of the notebook by the keyboard alone; its picture and words must change."""
+def move_all(page, knobs=5):
+    """Every slider and list of the notebook, sliders by the keyboard alone; their picture and words must change."""
     from playwright.sync_api import expect
 
-    sliders = page.locator(".widget-slider")
-    sliders.first.wait_for(state="attached", timeout=60_000)
-    assert sliders.count() == 4, "one of the denoising panel, three of the sampler"
-    for k in range(sliders.count()):
-        slider = sliders.nth(k)
-        slider.scroll_into_view_if_needed()
-        panel = slider.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]")
-        picture = panel.locator(".widget-html-content img")
+    found = page.locator(".widget-slider, .widget-dropdown")
+    found.first.wait_for(state="attached", timeout=60_000)
+    assert found.count() == knobs
+    for k in range(knobs):
+        knob = found.nth(k)
+        knob.scroll_into_view_if_needed()
+        picture = knob.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]").locator("img")
         words = picture.get_attribute("alt")
-        handle = slider.locator(".noUi-handle, [role=slider]").first
-        handle.focus()
-        for _ in range(2):
-            page.keyboard.press("ArrowRight")
+        if knob.locator("select").count():
+            knob.locator("select").select_option(index=1)
+        else:
+            handle = knob.locator(".noUi-handle, [role=slider]").first
+            handle.focus()
+            now, most = (float(handle.get_attribute(f"aria-value{which}")) for which in ("now", "max"))
+            for _ in range(2):
+                page.keyboard.press("ArrowLeft" if now == most else "ArrowRight")
         expect(picture).not_to_have_attribute("alt", words, timeout=30_000)
         assert picture.get_attribute("src").startswith("data:image/png")
+
+
+# What each notebook has, in order: knobs of its panels, and a wrong answer to each question with the words of its hint
+DONE = {
+    "01_teacher": 0,
+    "03_checkpoints": 1,
+    "04_tuning": 4,
+    "05_distillation": 2,
+    "06_membership": 4,
+    "10_compare": 0,
+    "08_audit": 2,
+    "few_steps": 0,
+}
+
+
+@pytest.mark.slow
+def test_all_other_notebooks_are_run_moved_and_answered_wrongly(lab, open_notebook):
+    from playwright.sync_api import expect
+
+    for name, knobs in DONE.items():
+        if name == "03_checkpoints" and not (lab[1] / "runs/smoke/digits/seed0/02_generator").exists():
+            run(lab, "--until", "generator")
+        if name == "08_audit":
+            run(lab, "--audit", "2")
+        page = open_notebook(name)
+        run_all_cells(page)
+        last = page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt")
+        expect(last).to_have_text(re.compile(r"\[\d+\]"), timeout=240_000)
+        assert page.locator(f".jp-RenderedText{SERVERS}").all_inner_texts() == [], name
+        if knobs:
+            move_all(page, knobs)
+        answer_wrongly(page, name)
+        page.close()
+
+
+def run(lab, *options):
+    """The project's command line beside JupyterLab."""
+    call = [sys.executable, stages.ROOT / "run_all.py", "--profile", "smoke", "--threads", "1", *options]
+    places = ["--runs-dir", lab[1] / "runs", "--figures-dir", lab[1] / "figures"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("KR_")}
+    done = subprocess.run([*call, *places], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def answer_wrongly(page, name):
+    """A text and then a number far off as answer to each question: a hint without a traceback, and never "Right!"."""
+    from playwright.sync_api import expect
+
+    cells = json.loads((stages.NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    asked = ["".join(cell["source"]) for cell in cells if "exercise" in cell["metadata"].get("tags", [])]
+    for question, check in zip(asked[::2], asked[1::2]):
+        names = re.findall(r"^(\w+) = None", question, re.M)
+        told = page.locator(".jp-CodeCell", has_text=check.splitlines()[-1]).locator(".jp-OutputArea-output")
+        was = question.splitlines()[0]
+        for wrong in ('"dog"', "-1234.5"):
+            before = told.inner_text()
+            new = "\n".join(f"{each} = {wrong}" for each in names)
+            answer(page, was, new)
+            expect(told).not_to_have_text(before, timeout=30_000)
+            assert "Traceback" not in told.inner_text()
+            assert "Right!" not in told.inner_text()
+            was = new.splitlines()[0]

