@@ -261,14 +261,17 @@ def _printable(text: str) -> bool:
     return seen and not {"Cc", "Cf", "Cs", "Zl", "Zp"} & set(kinds)
 
 
-def data_root(given: str | Path = "") -> Path:
-    """Where data files are looked for: `given`, else the variable KR_DATA, else ~/.cache/knowledge-recycling."""
+def data_root(given: str | Path = "", new: bool = False) -> Path:
+    """Where data files are looked for: `given`, else the variable KR_DATA, else ~/.cache/knowledge-recycling.
+
+    new : whether a folder that is still to be made will do, in one that is there
+    """
     try:
         usual = Path.home() / ".cache/knowledge-recycling"
     except RuntimeError:  # nobody knows of a home folder, and the digits need none
         usual = stages.ROOT / "data"
     folder, origin = paths.chosen(given, "--data-root", "KR_DATA", usual)
-    if origin and not folder.is_dir():
+    if origin and not folder.is_dir() and not (new and not folder.exists() and folder.parent.is_dir()):
         raise InputError(f"{origin} points to {str(folder)!r}, which is not a folder; create it or name another")
     return folder
 

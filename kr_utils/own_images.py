@@ -83,7 +83,7 @@ def bring_in(wanted: Wanted, root: str | Path, tell: Tell = print, progress: Tel
 
     Parameters
     ----------
-    root : as for `data.data_root`
+    root : as for `data.data_root`; the folder is made if only it is missing
     tell : is given a line about everything that was found, left out, changed, moved and written
     progress : is given a line every ten seconds
 
@@ -96,7 +96,7 @@ def bring_in(wanted: Wanted, root: str | Path, tell: Tell = print, progress: Tel
     if not data.may_be_own(wanted.name):
         rule = "1 to 40 small letters, digits and _, and not that of a published dataset or a notebook"
         raise InputError(f"--name is {shown(wanted.name)}; a name is {rule}")
-    folder = data.data_root(root)
+    folder = data.data_root(root, new=True)
     target = folder / f"{wanted.name}.npz"
     about = {"title": wanted.title or wanted.name, "class_names": ["0", "1"], "mirror": wanted.mirror}
     about["licence"] = wanted.licence or "not stated"

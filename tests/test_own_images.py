@@ -382,6 +382,18 @@ def test_a_folder_of_classes_comes_in_as_it_is(drive, tmp_path):
     assert rows_of(np.load(tmp_path / "data/mine.npz")) == wanted
 
 
+def test_a_data_folder_that_is_not_there_yet_is_made_by_an_import_alone(drive, tmp_path):
+    (tmp_path / "data").rmdir()
+    options = ("--import", classes(tmp_path / "src", 40), "--name", "mine")
+    assert drive(*options, "--dry-run")[0] == 0
+    assert not (tmp_path / "data").exists()
+    assert drive("--datasets", "mine")[0] == 2, "only an import makes it"
+    code, _, error = drive(*options, "--data-root", tmp_path / "none/data")
+    assert (code, "which is not a folder; create it" in error) == (2, True), "nor the one above it"
+    assert drive(*options)[0] == 0
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"mine.npz", "mine.json"}
+
+
 def test_the_description_says_how_it_came_about_and_nothing_of_where(drive, tmp_path):
     src = classes(tmp_path / "src", 12)
     put(src, "cat/big.jpg", noise(1, (90, 60)))
