@@ -7,11 +7,13 @@ asks again.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 from kr_utils import InputError, belief, paths, profiles, stages
 
@@ -131,12 +133,13 @@ def fresh(stale: Mapping[str, str], command: str) -> None:
         raise InputError(f"a bundle is made of finished stages, and {name} is not one: {why}; {how}")
 
 
-def command(budgets: Mapping[str, Mapping], where: Mapping) -> str:
+def command(budgets: Mapping[str, Mapping], where: Mapping, folders: Mapping[str, str] = MappingProxyType({})) -> str:
     """The command that makes a run up to 06, with the settings by which its budgets differ from the profile's.
 
     Parameters
     ----------
     budgets : stage -> its budget, as a manifest has it; where : dataset, profile and seed
+    folders : option of the command line -> folder, or "" for the usual one
     """
     settings = []
     for stage in [name for name in budgets if name in profiles.STAGES]:
@@ -146,7 +149,8 @@ def command(budgets: Mapping[str, Mapping], where: Mapping) -> str:
                 told = ",".join(map(str, value)) if isinstance(value, list) else value
                 settings.append(f"--set {stage}.{name}={told}")
     common = f"--datasets {where['dataset']} --profile {where['profile']} --seeds {where['seed']}"
-    return " ".join(["python run_all.py", common, *settings, "--until membership"])
+    given = [f"{option} {shlex.quote(folder)}" for option, folder in folders.items() if folder]
+    return " ".join(["python run_all.py", common, *given, *settings, "--until membership"])
 
 
 def images_of_classes(counts: Sequence[int]) -> None:

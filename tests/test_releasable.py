@@ -200,6 +200,8 @@ def test_the_command_names_what_differs_from_the_profile():
     budgets["tuning"]["guidance"], budgets["teacher"]["epochs"] = [1.0, 3.0], 7
     told = releasable.command(budgets | {"audit": {"x": 1}}, where)
     assert told == plain.replace(" --until", " --set teacher.epochs=7 --set tuning.guidance=1.0,3.0 --until")
+    told = releasable.command({}, where, {"--data-root": "my data", "--runs-dir": ""})
+    assert told == plain.replace(" --until", " --data-root 'my data' --until")
 
 
 def test_an_audit_is_read_where_there_is_one_and_never_missed(tmp_path, monkeypatch):

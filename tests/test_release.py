@@ -485,7 +485,7 @@ CASES = [
     ("--profile smoke", "a smoke run checks the plumbing"),
     ("--seeds 0,1", "--release hands out one run; give one seed"),
     ("--seeds 3", "and 01_teacher is not one: not run yet; run `python run_all.py --datasets digits --profile quick "
-     "--seeds 3 --until membership` first"),
+     "--seeds 3 --runs-dir "),
     ("--set teacher.epochs=11", "01_teacher is not one: epochs 10 -> 11"),
     ("--set membership.draws=201", "06_membership is not one: draws 200 -> 201"),
     ("--images 19", "release.images is 19; it must be at least 20"),

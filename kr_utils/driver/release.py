@@ -48,7 +48,9 @@ def job(options: argparse.Namespace, seeds: list[int], overrides: dict, checksum
     where = {"dataset": name, "profile": profile, "seed": seeds[0]}
     made = _made(root, where)
     common = {"root": root, "figures": figures, "data_root": str(data.data_root(options.data_root))}
-    needed, command = _needed(made, where, overrides, checksum, common)
+    folders = {"--data-root": options.data_root, "--runs-dir": options.runs_dir}
+    needed, budgets = _needed(made, where, overrides, checksum, common)
+    command = releasable.command(budgets, where, folders)
     stale = {job.stage: job.reason for job in needed if not job.reuse} | runs.stale(made)
     releasable.fresh(stale, command)
     run = {stage: done.stored for stage, done in made.items()}
@@ -75,8 +77,8 @@ def _made(root: Path, where: Mapping) -> dict[str, runs.Done]:
     return {stage: done for stage, place in places.items() if (done := runs.read(place))}
 
 
-def _needed(made, where, overrides, checksum, common) -> tuple[list[plan.Job], str]:
-    """The stages that 09 must have, planned under the budgets that they were made with; and the command for them.
+def _needed(made, where, overrides, checksum, common) -> tuple[list[plan.Job], dict[str, dict]]:
+    """The stages that 09 must have, planned under the budgets that they were made with; and these budgets.
 
     A run with other budgets than its profile's is as good as any: what its manifests say is handed out with it.
     Settings that are given now must be those it was made with.
@@ -88,7 +90,7 @@ def _needed(made, where, overrides, checksum, common) -> tuple[list[plan.Job], s
         chosen[stage] = {name: own[name] for name in usual if name in own} | overrides.get(stage, {})
         budgets[stage] = runs.plain(asdict(profiles.budget(stage, where["profile"], chosen[stage])))
     names = (where["profile"], [where["dataset"]], [where["seed"]], {where["dataset"]: checksum})
-    return plan.plan(*names, overrides=chosen, only=stages_, **common), releasable.command(budgets, where)
+    return plan.plan(*names, overrides=chosen, only=stages_, **common), budgets
 
 
 def run(options: argparse.Namespace, job: plan.Job, root: Path) -> float:
