@@ -250,7 +250,9 @@ def checkpoint_curve(groups: dict[str, tuple[list[dict], int]]) -> Figure:
 
     for axis in axes:
         axis.ticklabel_format(useOffset=False, style="plain")
-    axes[0].set(ylabel="validation CAS (%)", xlim=(0, None))
+        axis.margins(0.06, 0.15)  # room for a star at the edge
+    axes[0].set(ylabel="validation CAS (%)")
+    axes[0].set_xlim(0, axes[0].get_xlim()[1])
     axes[1].set(ylabel="validation loss", xlabel="training step of the checkpoint")
     axes[0].set_title("Filled: as good as the highest CAS; star: lowest loss of these", fontsize=10)
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)
@@ -274,6 +276,7 @@ def tuning_front(groups: dict[str, tuple[list[dict], dict, list[dict]]]) -> Figu
         for side, ((x, y), numbers) in enumerate(sorted(places.items())):
             left = side % 2
             where = {"xytext": (-10 if left else 10, -3), "ha": "right" if left else "left", "fontsize": 8}
+            where |= {"bbox": {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}}  # the line passes behind
             axis.annotate(", ".join(numbers), (x, y), textcoords="offset points", **where)
     axis.set(xlabel="network evaluations per kept image", ylabel="validation CAS (%)")
     axis.ticklabel_format(useOffset=False, style="plain")
