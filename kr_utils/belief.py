@@ -118,6 +118,21 @@ def marked(text: str, why: str) -> str:
     return f"{text} {MARK}" if why else text
 
 
+def unlearned(counts: Sequence[int], accuracy: float, recall: Sequence[float]) -> str:
+    """Words for a classifier that has learned nothing, to stand behind its name; "" for any other.
+
+    Parameters
+    ----------
+    counts : test images of each class; recall : per class
+    """
+    # The recalls of a classifier that only ever says one class are 1 there and 0 everywhere else.
+    if max(recall) == sum(recall) == 1:
+        return "says one class only"
+    if accuracy <= max(counts) / sum(counts) + 1e-9:
+        return "is no better than always saying the most frequent class"
+    return ""
+
+
 def empty_gap(counts: Sequence[int], accuracies: Sequence[float], recalls: Sequence[Sequence[float]]) -> str:
     """Words for a gap between two classifiers neither of which has learned anything; "" for any other gap.
 
@@ -126,12 +141,11 @@ def empty_gap(counts: Sequence[int], accuracies: Sequence[float], recalls: Seque
     counts : test images of each class
     accuracies, recalls : of the classifiers; a recall per class
     """
-    # The recalls of a classifier that only ever says one class are 1 there and 0 everywhere else.
-    if all(max(recall) == sum(recall) == 1 for recall in recalls):
-        return "both know one class only"
-    if all(accuracy <= max(counts) / sum(counts) + 1e-9 for accuracy in accuracies):
-        return "neither beats always saying the most frequent class"
-    return ""
+    found = [unlearned(counts, accuracy, recall) for accuracy, recall in zip(accuracies, recalls)]
+    if not all(found):
+        return ""
+    same = set(found) == {"says one class only"}
+    return "both know one class only" if same else "neither beats always saying the most frequent class"
 
 
 def of_audit(positive: dict[str, dict], negative: dict[str, dict], copies: dict) -> list[str]:

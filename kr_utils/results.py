@@ -326,6 +326,23 @@ def empty_gaps(rows: pd.DataFrame) -> list[str]:
     return [word for word in words if word]
 
 
+def unlearned(table: pd.DataFrame) -> str:
+    """For an alt text: the classifiers that say one class only, or are no better than the most frequent one; or "".
+
+    " BreastMNIST, seed 0: real training says one class only, hard, fixed says one class only."
+    """
+    told = []
+    for (_, title, rows), seed in [(each, seed) for each in _datasets(table) for seed in dict.fromkeys(each[2].seed)]:
+        counts = [int(n) for n in rows.test_images.iloc[0].split(";")]
+        found = [
+            f"{METHODS[row.method]} {words}"
+            for row in rows[(rows.seed == seed) & rows.method.isin(results_file.LEARNED)].itertuples()
+            if (words := belief.unlearned(counts, row.accuracy, [float(r) for r in row.recall.split(";")]))
+        ]
+        told += [f" {title}, seed {seed}: {', '.join(found)}."] if found else []
+    return "".join(told)
+
+
 def _words(found: list[str], seeds: int) -> str:
     """Words of some seeds as they stand behind the number of all of them."""
     if not found:

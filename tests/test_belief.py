@@ -1,11 +1,14 @@
 """Which controls make an attack not to be believed, and that notebook 06 then stores it with the reasons."""
 
 import json
+from collections import namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from kr_utils import attacks, belief, stages
+from kr_utils.driver import report
 
 
 def row(low, high, members=100, non_members=100):
@@ -98,6 +101,28 @@ def test_what_is_known_of_stored_attacks_is_told_and_no_more():
 )
 def test_a_gap_between_classifiers_that_learned_nothing_is_named(accuracies, recalls, words):
     assert belief.empty_gap((10, 30), accuracies, recalls) == words
+
+
+def test_the_closing_table_names_each_classifier_that_learned_nothing(monkeypatch):
+    """A gap of 9 points over real training says little where real training says one class only."""
+    Job = namedtuple("Job", "stage")
+    real = {"test_counts": [10, 30], "test_accuracy": 0.75, "test_recall": [0.0, 1.0]}
+    students = ({"cas": 0.84, "cas_recall": [0.6, 0.92]}, {"cas": 0.74, "cas_recall": [0.2, 0.92]})
+    runs_ = {
+        ("mine", seed): {
+            Job(stage): SimpleNamespace(metrics=metrics)
+            for stage, metrics in (("teacher", real), ("distillation", student))
+        }
+        for seed, student in enumerate(students)
+    }
+    monkeypatch.setattr(report, "finished", lambda jobs: runs_)
+    assert report.unlearned([]) == [
+        "mine seed 0: real training says one class only",
+        "mine seed 1: real training says one class only",
+        "mine seed 1: the Student is no better than always saying the most frequent class",
+    ]
+    runs_["mine", 0].popitem()
+    assert len(report.unlearned([])) == 3, "a Student that is not there yet"
 
 
 WHOLE, SAME = (0.576, 0.55, 0.60), (0.51, 0.48, 0.54)

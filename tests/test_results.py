@@ -838,6 +838,13 @@ def test_a_gap_of_two_classifiers_that_learned_nothing_is_named():
     one_class["accuracy"], one_class["recall"] = 0.75, "0.0000;1.0000"
     one_class["gap"] = 0.0
     assert results.accuracy(one_class).iloc[0][column] == "+0.00 [-1.00, +1.00] (both know one class only)"
+    who = ", ".join(
+        f"{results.METHODS[m]} says one class only"
+        for m in one_class.method.unique()
+        if m in results.results_file.LEARNED
+    )
+    assert results.unlearned(one_class) == f" BreastMNIST, seed 0: {who}."
+    assert results.unlearned(rows()) == "", "the alt text of figures that need no such word"
     weak = rows(gaps=(-0.05, 0.0))
     weak["accuracy"] = weak.accuracy - 0.05  # 0.75 and 0.70, then 0.75 twice; 0.75 is the share of the larger class
     words = "neither beats always saying the most frequent class"

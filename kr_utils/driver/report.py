@@ -136,7 +136,7 @@ class Reporter:
         else:
             for row in rows:
                 self.console.print(*narrow(row), sep="\n", markup=False)
-        for line in doubts(self.jobs):
+        for line in (*unlearned(self.jobs), *doubts(self.jobs)):
             self.say(line)
         for line in audited(self.jobs):
             self.say(line)
@@ -284,6 +284,20 @@ def gap(teacher: dict | None, student: dict) -> str:
             return f"{100 * student['cas_gap']:+.2f}: {words}"
     low, high = 100 * student["gap_low"], 100 * student["gap_high"]
     return f"{100 * student['cas_gap']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def unlearned(jobs: list[plan.Job]) -> list[str]:
+    """A line for each classifier that says one class only, or is no better than the most frequent one."""
+    lines = []
+    for (dataset, seed), mine in finished(jobs).items():
+        found = {job.stage: done.metrics for job, done in mine.items() if done}
+        real, student = found.get("teacher"), found.get("distillation")
+        shares = {"real training": real and (real["test_accuracy"], real["test_recall"])}
+        shares["the Student"] = student and (student["cas"], student["cas_recall"])
+        for who, share in shares.items():
+            if real and share and (words := belief.unlearned(real["test_counts"], *share)):
+                lines.append(f"{dataset} seed {seed}: {who} {words}")
+    return lines
 
 
 def doubts(jobs: list[plan.Job]) -> list[str]:
