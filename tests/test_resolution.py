@@ -81,7 +81,7 @@ def test_memory_is_counted_by_hand():
     memory, disk = needed(images=100_000, side=64)
     raw, train = (100_018) * 64 * 64, 100_000 * 64 * 64
     assert memory == pytest.approx(0.8e9 + 2 * raw + 12 * train + 20 * 1e6 + 16 * 1e7), "the Generator's training"
-    assert disk == pytest.approx(4 * (9 * 1e6 + 13 * 1e5) + 2 * 2000 * 64 * 64)
+    assert disk == pytest.approx(4 * (9 * 1e6 + 13 * 1e5) + 2 * 1500 * 64 * 64)
     assert needed(224)[0] > needed(28)[0]
     assert needed(threads=8)[0] > needed(threads=2)[0] > needed(threads=1)[0], "a short Student for each thread"
     assert needed(speed=SPEED | {"device": "cuda"})[0] < needed()[0], "networks are in the GPU's own"
