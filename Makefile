@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 # Always `python -m`: the scripts beside it name that folder in their first line. Nothing of a user's site-packages.
 RUN := PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python
 
-# Two test files at a time; ARGS="-n 0 ..." for one, as a debugger wants it
-SIDE_BY_SIDE := -n 2 --dist loadfile
+# Two test files at a time, those with slow tests first; ARGS="-n 0 ..." for one, as a debugger wants it
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 BENCH_ARGS ?= --out benchmarks/results.md
 
 .PHONY: figures test lab book classroom lint bench compare clear clean
