@@ -162,7 +162,7 @@ def test_make_works_in_a_folder_of_any_name(name, tmp_path):
     assert {place for place, _, _ in seen} == {str(folder)}
     mine = [args for _, program, args in seen if program == ".venv/bin/python"]
     assert "run_all.py --any two words" in mine
-    assert any(args == "-m pytest -n 2 --dist loadfile --any two words" for args in mine)
+    assert any(args == "-m pytest -n 2 --dist loadfile --no-loadscope-reorder --any two words" for args in mine)
     assert not (folder / ".venv").exists(), "clean removes the environment, and nothing else"
     assert (folder / "Makefile").exists()
 
