@@ -85,9 +85,6 @@ def test_the_environment_of_a_kernel_is_the_projects(tmp_path, monkeypatch, user
     env = execute.environment(tmp_path, 3)
     assert env["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/somewhere"]
     assert env["OMP_NUM_THREADS"] == "3"
-    assert env["GOMP_SPINCOUNT"] == "10000"
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    assert execute.environment(tmp_path, 3)["GOMP_SPINCOUNT"] == "7", "who knows better is heard"
     for name in ("PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS", "JUPYTER_PATH"):
         assert name not in env
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):

@@ -131,10 +131,6 @@ def environment(private: Path, threads: int | None) -> dict[str, str]:
         folder = _compiled(private)
         for name, place in (("TORCHINDUCTOR_CACHE_DIR", folder), ("TRITON_CACHE_DIR", folder / "triton")):
             env[name] = env.get(name) or str(place)
-
-    # Threads that wait for one another do not burn a busy core for long: small convolutions on two threads take two to
-    # four times less beside other work, and a twentieth more on an idle computer
-    env.setdefault("GOMP_SPINCOUNT", "10000")
     return env | (dict.fromkeys(THREADS, str(threads)) if threads else {})
 
 
