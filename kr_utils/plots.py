@@ -432,7 +432,7 @@ def utility_privacy(points: list[dict]) -> Figure:
     for key in ("real", "student"):
         axis.plot([], [], "o", color=COLOURS[key], label=TITLES[key])
     axis.plot([], [], ":", color=COLOURS["chance"], label="no leakage seen (AUC 0.5)")
-    axis.set(xlabel="AUC of the loss attack (further left is more private)", ylabel="test accuracy (%)")
+    axis.set(xlabel="AUC of the loss attack (further left leaks less to it)", ylabel="test accuracy (%)")
     axis.margins(0.18)
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure
