@@ -318,29 +318,29 @@ def values(rows: pd.DataFrame, method: str, key: str) -> list[float]:
 def empty_gaps(rows: pd.DataFrame) -> list[str]:
     """Words for the gaps of a dataset that say nothing, one for each seed where neither classifier has learned."""
     pairs = rows[rows.method.isin(results_file.ATTACKED)].groupby("seed", sort=False)
-    counts = [int(n) for n in rows.test_images.iloc[0].split(";")]
-    words = [
-        belief.empty_gap(counts, list(pair.accuracy), [[float(r) for r in line.split(";")] for line in pair.recall])
-        for _, pair in pairs
-    ]
+    words = [belief.empty_gap(*_of_classes(pair)) for _, pair in pairs]
     return [word for word in words if word]
 
 
 def unlearned(table: pd.DataFrame) -> str:
-    """For an alt text: the classifiers that say one class only, or are no better than the most frequent one; or "".
+    """For an alt text: who says one class only, or is no better than the most frequent one; "" where all have learned.
 
-    " BreastMNIST, seed 0: real training says one class only, hard, fixed says one class only."
+    " BreastMNIST, seed 0: real training says one class only, soft, regenerated (GKD) says one class only."
     """
     told = []
-    for (_, title, rows), seed in [(each, seed) for each in _datasets(table) for seed in dict.fromkeys(each[2].seed)]:
-        counts = [int(n) for n in rows.test_images.iloc[0].split(";")]
-        found = [
-            f"{METHODS[row.method]} {words}"
-            for row in rows[(rows.seed == seed) & rows.method.isin(results_file.LEARNED)].itertuples()
-            if (words := belief.unlearned(counts, row.accuracy, [float(r) for r in row.recall.split(";")]))
-        ]
-        told += [f" {title}, seed {seed}: {', '.join(found)}."] if found else []
+    for _, title, rows in _datasets(table):
+        for seed, known in rows[rows.method.isin(results_file.LEARNED)].groupby("seed", sort=False):
+            counts, accuracies, recalls = _of_classes(known)
+            words = [belief.unlearned(counts, *pair) for pair in zip(accuracies, recalls)]
+            found = [f"{METHODS[method]} {word}" for method, word in zip(known.method, words) if word]
+            told += [f" {title}, seed {seed}: {', '.join(found)}."] if found else []
     return "".join(told)
+
+
+def _of_classes(rows: pd.DataFrame) -> tuple[list[int], list[float], list[list[float]]]:
+    """Test images of each class; each row's accuracy and recall per class."""
+    counts = [int(n) for n in rows.test_images.iloc[0].split(";")]
+    return counts, list(rows.accuracy), [[float(r) for r in line.split(";")] for line in rows.recall]
 
 
 def _words(found: list[str], seeds: int) -> str:
