@@ -32,6 +32,7 @@ from kr_utils import (
     consistency,
     data,
     generator,
+    panels,
     precision,
     profiles,
     recycling,
@@ -456,6 +457,20 @@ def case_estimate(quick: bool) -> list[dict]:
     return [
         {"case": f"{profile} run on digits: seconds estimated / taken", "goal": "0.67 to 1.5", **found, "note": note}
     ]
+
+
+def case_panels(quick: bool) -> list[dict]:
+    """From a knob to the new picture, for the slowest panel at its dearest setting."""
+    model, shown = generator.build(2, pictures(8, 8).images, width=64, levels=1, layers=1, fold=2, seed=0).eval(), []
+    with mock.patch.object(panels, "display", shown.append):
+        panels.sampler_panel(model, ("a", "b"), interactive=True)
+    _, guidance, steps, churn, _ = shown[0].children
+    guidance.value, steps.value = guidance.max, steps.max - 1
+    each = []
+    for value in [1.0, 2.0] if quick else [1.0, 2.0, 3.0, 4.0, 5.0]:
+        each.append(seconds(lambda value=value: setattr(churn, "value", value)))
+    took = statistics.median(each)
+    return [{"case": "a panel's answer to a knob, seconds", "goal": "<= 1", "ratio": took, "note": "sampler, digits"}]
 
 
 CASES = {name[5:]: function for name, function in globals().items() if name.startswith("case_")}
