@@ -60,11 +60,10 @@ class Student:
     def ask(self, message):
         """The kernel's reply to a request; a question about nothing wakes a kernel that overheard it."""
         self.client.shell_channel.send(message)
+        asked = message["msg_id"]
         for _ in range(20):
             with contextlib.suppress(queue.Empty):
-                while (reply := self.client.get_shell_msg(timeout=30))["parent_header"].get("msg_id") != message[
-                    "msg_id"
-                ]:
+                while (reply := self.client.get_shell_msg(timeout=30))["parent_header"].get("msg_id") != asked:
                     pass
                 return reply
             self.client.kernel_info()
