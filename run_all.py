@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from kr_utils import InputError, owned, paths, profiles, resolution, runs, stages, work
-from kr_utils.driver import home, plan
+from kr_utils import InputError, owned, paths, profiles, resolution, runs, stages
+from kr_utils.driver import home, plan, work
 from kr_utils.runs import machine
 
 

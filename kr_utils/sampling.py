@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -100,12 +100,14 @@ def _schedule(model: generator.Generator, steps: int):
     return scheduler, scheduler.sigmas.tolist()
 
 
-def _multistep(model, network, draw, steps: int) -> Tensor:
-    """DPM-Solver++(2M) of diffusers."""
+def _multistep(model, network, draw, steps: int, seen: Callable = lambda sigma, x, raw: None) -> Tensor:
+    """DPM-Solver++(2M) of diffusers; `seen` gets each step's noise level, noisy images and network output."""
     scheduler, sigmas = _schedule(model, steps)
     x = draw() * scheduler.init_noise_sigma
     for sigma, time in zip(sigmas, scheduler.timesteps):
-        x = scheduler.step(network(x, sigma), time, x, return_dict=False)[0]
+        raw = network(x, sigma)
+        seen(sigma, x, raw)
+        x = scheduler.step(raw, time, x, return_dict=False)[0]
     return x
 
 
@@ -124,13 +126,15 @@ def trajectory(
     channels, height, side = model.shape
     shape = (channels * model.fold**2, height // model.fold, side // model.fold)
     noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in noise_rngs(seed, range(len(labels)))])
+    given, path = labels.to(device), []
 
-    scheduler, sigmas = _schedule(model, steps)
-    x, labels, path = torch.from_numpy(noise).to(device) * scheduler.init_noise_sigma, labels.to(device), []
-    for sigma, time in zip(sigmas, scheduler.timesteps):
-        raw = generator.guided(model, x, torch.full((len(x),), sigma, device=device), labels, guidance)
+    def network(x: Tensor, sigma: float) -> Tensor:
+        return generator.guided(model, x, torch.full((len(x),), sigma, device=device), given, guidance)
+
+    def seen(sigma: float, x: Tensor, raw: Tensor) -> None:
         path.append((sigma, model.decode(x).cpu(), model.decode(model.denoised(x, torch.tensor(sigma), raw)).cpu()))
-        x = scheduler.step(raw, time, x, return_dict=False)[0]
+
+    x = _multistep(model, network, lambda: torch.from_numpy(noise).to(device), steps, seen)
     images = model.decode(x).cpu()
     return [*path, (0.0, images, images)]
 

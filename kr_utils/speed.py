@@ -1,4 +1,4 @@
-"""How fast this computer is at each kind of work that work.py counts: a few steps of the method's own trainings.
+"""How fast this computer is at each kind of work that driver/work.py counts: a few steps of the method's own trainings.
 
     python -m kr_utils.speed < NETWORKS        (JSON in, JSON out; the driver calls it, which never loads torch itself)
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import run_all
-from kr_utils import classifier, data, generator, profiles, recycling, sampling, selection, speed, stages, work
-from kr_utils.driver import estimate, plan, report
+from kr_utils import classifier, data, generator, profiles, recycling, sampling, selection, speed, stages
+from kr_utils.driver import estimate, plan, report, work
 
 SIZES = work.Sizes(train=1000, val=200, test=597, classes=10, channels=1, height=8, width=8)
 ONE = {

@@ -5,8 +5,8 @@ import torch
 from conftest import med_arrays, own_set
 
 import run_all
-from kr_utils import InputError, generator, profiles, resolution, work
-from kr_utils.driver import estimate
+from kr_utils import InputError, generator, profiles, resolution
+from kr_utils.driver import estimate, work
 
 # (profile's levels, fold) -> at 28, 64, 128 and 224 pixels, told by hand
 FORMS = {

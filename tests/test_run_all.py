@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import assert_no_pickle_inside
 
-from kr_utils import data, evidence, profiles, runs, stages, work
-from kr_utils.driver import execute, plan
+from kr_utils import data, evidence, profiles, runs, stages
+from kr_utils.driver import execute, plan, work
 from kr_utils.runs import code
 
 ROOT = stages.ROOT

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kr_utils import InputError, dataset_file, owned, profiles, resolution, stages, work
-from kr_utils.driver import execute
+from kr_utils import InputError, dataset_file, owned, profiles, resolution, stages
+from kr_utils.driver import execute, work
 from kr_utils.driver.plan import Job
 from kr_utils.runs import code, identity, machine
 
