@@ -126,7 +126,7 @@ class Shadow:
     ablation: int = number(1, least=0, most=1)  # 1: the other three corners of the 2x2, too
     controls: int = number(0, least=0, most=1)  # 1: and the Students that are the controls of 05
     few: int = number(0, least=0, most=1)  # 1: and one of few-step images, where 04 did not choose them
-    volumes: tuple[int, ...] = number((1, 20))  # synthetic images, in multiples of the real ones
+    volumes: tuple[int, ...] = number((1, 2, 5, 10, 20))  # synthetic images, in multiples of the real ones
     epsilons: tuple[float, ...] = number((8.0,), most=1000)  # of DP-SGD
     dp_epochs: int = number(40)
     overfit_epochs: int = number(40)  # of the positive control
@@ -247,7 +247,6 @@ PROFILES: dict[str, Profile] = {
             queries=10,
             controls=1,
             few=1,
-            volumes=(1, 2, 5, 10, 20),
             epsilons=(1.0, 8.0),
             dp_epochs=100,
         ),
