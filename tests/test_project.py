@@ -71,7 +71,6 @@ FLOORS = {
     "evidence": {"attacks", "audit", "metrics", "shadow_attacks"},
     "shadow_attacks": {"metrics"},
     "audit": {"metrics"},
-    "work": set(),
     "speed": {"attacks", "classifier", "data", "generator", "precision", "sampling"},
     "exercises": set(),
     "panels": {"attacks", "generator", "metrics", "plots", "sampling"},
@@ -108,7 +107,8 @@ FLOORS = {
     "driver/schedule": {"stages", "driver/plan", "driver/execute"},
     "driver/cluster": {"stages", "owned", "runs", "runs/*", "driver/plan", "driver/execute"},
     "driver/report": {"stages", "belief", "runs", "runs/*", "driver/plan"},
-    "driver/estimate": {"dataset_file", "owned", "profiles", "resolution", "stages", "work"}
+    "driver/work": set(),
+    "driver/estimate": {"dataset_file", "owned", "profiles", "resolution", "stages", "driver/work"}
     | {"runs/*", "driver/plan", "driver/execute"},
     "driver/lab": {"owned", "paths", "stages", "driver/execute"},
     "driver/book": {"owned", "parameters", "paths", "stages", "runs", "runs/copies"},
