@@ -1,5 +1,7 @@
 """The Generator's form follows the size of the images; memory and disk are told, and what cannot fit is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import med_arrays, own_set
@@ -81,7 +83,11 @@ def test_memory_is_counted_by_hand():
     memory, disk = needed(images=100_000, side=64)
     raw, train = (100_018) * 64 * 64, 100_000 * 64 * 64
     assert memory == pytest.approx(0.8e9 + 2 * raw + 12 * train + 20 * 1e6 + 16 * 1e7), "the Generator's training"
-    assert disk == pytest.approx(4 * (9 * 1e6 + 13 * 1e5) + 2 * 1500 * 64 * 64)
+    assert disk == pytest.approx(4 * (8 * 1e6 + 13 * 1e5) + 2 * 1500 * 64 * 64)
+    laptop = profiles.PROFILES["laptop"]
+    few = replace(laptop, tuning=replace(laptop.tuning, few_steps=1))
+    more = estimate.room(few, work.Sizes(100_000, 9, 9, 2, 1, 64, 64), SPEED, 1)[1] - disk
+    assert more == pytest.approx(4 * 1e6), "the few-step Generator's weights"
     assert needed(224)[0] > needed(28)[0]
     assert needed(threads=8)[0] > needed(threads=2)[0] > needed(threads=1)[0], "a short Student for each thread"
     assert needed(speed=SPEED | {"device": "cuda"})[0] < needed()[0], "networks are in the GPU's own"

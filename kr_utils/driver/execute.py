@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,9 +38,36 @@ PASSED = {"PYTHONPATH", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONPYCACHEPREFIX",
 def stop(driver: str = "") -> None:
     """End the kernels of a driver's stages in this process, and start no more of them."""
     STOPPED.add(driver)
+    _kill_kernels(driver)
+
+
+def _kill_kernels(driver: str) -> None:
     for pid in [pid for pid, owner in KERNELS.copy().items() if owner == driver]:
         with contextlib.suppress(OSError):
             os.killpg(pid, signal.SIGKILL)  # a kernel leads a session of its own
+
+
+@contextlib.contextmanager
+def _ctrl_c_kills(driver: str):
+    """Ctrl-C ends the kernels before papermill hears of it.
+
+    papermill would interrupt them first, and the cell and each of its worker processes would print a traceback.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield  # another thread's, or a worker's own, way to stop
+        return
+
+    def kill_first(number, frame):
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)  # of tasks that still wait for a dead kernel
+        _kill_kernels(driver)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, kill_first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def execute(
@@ -76,7 +104,7 @@ def execute(
     started = time.time()
     try:
         owned.vacate(partial)  # papermill would write through a link, and wait at a pipe
-        with tempfile.TemporaryDirectory(prefix="kr-kernel-") as private:
+        with _ctrl_c_kills(driver), tempfile.TemporaryDirectory(prefix="kr-kernel-") as private:
             papermill.execute_notebook(
                 str(notebook),
                 str(partial),
