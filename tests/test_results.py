@@ -175,10 +175,10 @@ def test_every_commit_that_made_a_number_is_named():
 
 def test_recall_is_shown_where_classes_are_uneven_only():
     uneven = results.recalls(rows())
-    assert uneven["class"].tolist() == ["malignant", "benign"]
-    assert uneven["test images"].tolist() == [100, 300]
-    assert uneven["real"].tolist() == ["50", "90"]
-    assert uneven["Student"].tolist() == ["50", "91"]  # of seed 1: (400 * 0.80 - 100 * 0.5) / 300 = 0.9
+    assert uneven["class"].tolist() == ["malignant", "benign", "mean over classes (balanced accuracy)"]
+    assert uneven["test images"].tolist() == [100, 300, 400]
+    assert uneven["real"].tolist() == ["50", "90", "70.0"]
+    assert uneven["Student"].tolist() == ["50", "91", "70.4"]  # of seed 1: (400 * 0.80 - 100 * 0.5) / 300 = 0.9
     assert results.recalls(rows(test_images="200;290")).empty
 
 
@@ -195,6 +195,17 @@ def test_the_overall_gap_is_over_datasets_not_over_seeds():
     assert told.startswith(
         "Mean CAS gap over 2 datasets: +0.00 [-25.41, +25.41] points; to the real ensemble -2.00 [-27"
     )
+
+
+def test_the_mean_gap_stands_with_and_without_everyday_images():
+    both = pd.concat([rows(gaps=(-0.02,)), rows("RetinaMNIST", gaps=(0.02,))])
+    clothes = rows("FashionMNIST", gaps=(0.03,))
+    told = results.section(pd.concat([both, clothes]))
+    assert "Mean CAS gap over 3 datasets: +1.00 [" in told
+    without = next(line for line in told.splitlines() if line.startswith("Mean CAS gap over 2 datasets: +0.00 ["))
+    assert without.endswith("(profile `laptop`, without FashionMNIST; Student's t over datasets)")
+    assert results.section(both).count("Mean CAS gap") == 1
+    assert results.section(pd.concat([rows(), clothes])).count("Mean CAS gap") == 1, "one medical set has no mean"
 
 
 def test_the_same_dataset_in_two_profiles_stays_two_rows():
