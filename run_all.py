@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run Knowledge Recycling: every notebook, per dataset and seed, reusing what stands; then the figures."""
+"""Run Knowledge Recycling: notebooks 00 to 06, per dataset and seed, reusing what stands; then the figures."""
 
 from __future__ import annotations
 

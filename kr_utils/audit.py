@@ -90,7 +90,7 @@ def halves(
     return inside
 
 
-def shuffled(inside: np.ndarray, seed: int) -> np.ndarray:
+def shuffled(inside: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Memberships that mean nothing: in each cut, each record's side by a coin. Still in half of the pipelines.
 
     The negative control: every attack is made again with these, shadows and all, and must find nothing. Pipelines stay
@@ -99,7 +99,7 @@ def shuffled(inside: np.ndarray, seed: int) -> np.ndarray:
 
     Parameters
     ----------
-    inside : bool [N, n], of `halves`
+    inside : bool [N, n], of `halves`; groups : as there, each gets one coin
 
     Returns
     -------
@@ -113,8 +113,9 @@ def shuffled(inside: np.ndarray, seed: int) -> np.ndarray:
     inside = np.asarray(inside).astype(bool)
     if inside.ndim != 2 or len(inside) % 2 or not (inside[::2] ^ inside[1::2]).all():
         raise InputError("memberships to shuffle are not those of halves: pipelines 2k and 2k + 1 complete one another")
-    coin = np.random.default_rng(seed).random((len(inside) // 2, inside.shape[1])) < 0.5
-    return inside ^ np.repeat(coin, 2, axis=0)
+    of = np.unique(np.arange(inside.shape[1]) if groups is None else groups, return_inverse=True)[1]
+    coin = np.random.default_rng(seed).random((len(inside) // 2, of.max() + 1)) < 0.5
+    return inside ^ np.repeat(coin[:, of], 2, axis=0)
 
 
 def canaries(labels: np.ndarray, classes: int, seed: int, *, share: float = 0.05) -> tuple[np.ndarray, np.ndarray]:

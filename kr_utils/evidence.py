@@ -186,7 +186,14 @@ def on_weights(losses: np.ndarray, inside: np.ndarray) -> Scores:
 
 
 def row(
-    artefact: str, attack: str, scores: np.ndarray | None, inside: np.ndarray, canary: np.ndarray, **how: int
+    artefact: str,
+    attack: str,
+    scores: np.ndarray | None,
+    inside: np.ndarray,
+    canary: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    **how: int,
 ) -> dict:
     """One cell of the matrix: `audit.pooled` of the ordinary records, and beside it what is found of the canaries.
 
@@ -194,14 +201,16 @@ def row(
     ----------
     scores : [N, n]; None: it takes more pipelines
     inside : bool [N, n]; canary : bool [n]
+    groups : whose each record is [n], see `audit.pooled`; None: each is its own
     **how : seed and draws of the bootstrap
     """
     names = {"artefact": artefact, "attack": attack}
     if scores is None:
         return names | {"auc": None}
-    found = names | audit.pooled(scores[:, ~canary], inside[:, ~canary], **how)
+    groups = np.arange(len(canary)) if groups is None else groups
+    found = names | audit.pooled(scores[:, ~canary], inside[:, ~canary], groups=groups[~canary], **how)
     if canary.any():
-        worst = audit.pooled(scores[:, canary], inside[:, canary], **how)
+        worst = audit.pooled(scores[:, canary], inside[:, canary], groups=groups[canary], **how)
         found |= {f"canary_{key}": worst[key] for key in ("auc", "auc_low", "auc_high", "tpr_at_1pct_fpr")}
         found["canary_epsilon"] = one_run(scores[:, canary], inside[:, canary])
     return found

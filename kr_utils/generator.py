@@ -38,8 +38,8 @@ class Generator(torch.nn.Module):
     ----------
     classes : number of classes K; index K is the "no class" of classifier-free guidance
     shape : (channels, height, width) of the images
-    width : channels of the finest level; each coarser level doubles it, up to `levels` levels while
-        both sides stay even
+    width : channels of the finest level; each coarser level doubles it, up to four times, and
+        there are up to `levels` levels while both sides stay even
     fold : 2 folds each 2x2 pixels into channels, which quarters the cost; 1 does not
     sigma_data : standard deviation of the training pixels in [-1, 1] around their mean
     consistency : trained to leap from any noise level to the image at once (consistency.py)

@@ -123,7 +123,7 @@ def denoising_panel(model: generator.Generator, class_names: tuple[str, ...], in
 def checkpoints_panel(images: dict[int, np.ndarray], rows: Sequence[dict], chosen: int, interactive: bool) -> None:
     """Each checkpoint's images beside its scores.
 
-    images : step -> uint8 [N, C, H, W]; rows : with step, cas, val_loss, below and error (`selection.explain`)
+    images : step -> uint8 [N, C, H, W]; rows : with step, cas, val_loss, below and error (`selection.gap_to`)
     """
 
     def draw(step: int) -> Drawn:

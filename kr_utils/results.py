@@ -1,7 +1,7 @@
 """The rows of results (one per dataset, seed and method) and the tables that a reader sees.
 
-08 makes the rows of finished runs, checks their arithmetic and adds them to results.csv;
-`python -m kr_utils.results` puts the tables of figures/*/results.csv into figures/README.md, between its two markers.
+10 makes the rows of finished runs, checks their arithmetic and adds them to results.csv;
+`python -m kr_utils.results` puts the tables of figures/published/*/results.csv into figures/README.md, between its two markers.
 """
 
 from __future__ import annotations

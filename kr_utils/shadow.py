@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kr_utils import audit, classifier, generator, sampling, seeds, stacked
+from kr_utils import InputError, audit, classifier, generator, sampling, seeds, stacked
 from kr_utils.data import SPLITS, Dataset, Info, Split
 from kr_utils.dataset_file import digests_of
 
@@ -32,12 +32,15 @@ class Pool:
     others : images that no pipeline sees
     inside : bool [N, n], whether pipeline i sees record j; each record is in exactly N/2
     canary : bool [n]
+    whose : int64 [n], a number per patient, whose images are in or out together; per record where the set names no
+        patients, and for each canary
     """
 
     records: Split
     others: Split
     inside: np.ndarray
     canary: np.ndarray
+    whose: np.ndarray
 
     def members(self, number: int) -> Split:
         """All that pipeline `number` sees of real images."""
@@ -53,38 +56,53 @@ class Pool:
 def pool(ds: Dataset, pipelines: int, *, canaries: float, seed: int) -> Pool:
     """A pool at random from all three splits, cut into halves.
 
-    A half has as many images as the target's training set, where there are enough: fewer leak more, more leak less. One
-    image in five is left out of every half. Members and non-members come from the same draw, so that no difference
-    between the splits can look like membership. Of images with the same pixels the first one counts.
+    A half has as many images as the target's training set, where there are enough: fewer leak more, more leak less. At
+    least one image in five is left out of every half. Members and non-members come from the same draw, so that no
+    difference between the splits can look like membership. Of images with the same pixels the first one counts.
+    Patients, where the set names them, are drawn whole: else a non-member's other images might be among the members.
 
     Parameters
     ----------
     pipelines : N, even
     canaries : share of the pool whose labels are wrong, each in or out by a fair coin; 0: none
     seed : the same seed, the same pool and halves
+
+    Raises
+    ------
+    InputError
+        Too few images or patients.
     """
-    # All different images, in random order
+    # All different images, in random order, a patient's together
     images = torch.cat([getattr(ds, split).images for split in SPLITS])
     labels = torch.cat([getattr(ds, split).labels for split in SPLITS])
     first: dict[bytes, int] = {}
     for k, digest in enumerate(digests_of(images.numpy())):
         first.setdefault(digest, k)
     order = np.random.default_rng(seeds.derive(seed, "pool")).permutation(np.array(list(first.values())))
+    patient = np.concatenate([ds.groups[split] for split in SPLITS])[order] if ds.groups else np.arange(len(order))
+    _, place, patient = np.unique(patient, return_index=True, return_inverse=True)
+    together = np.argsort(place[patient], kind="stable")
+    order, patient = order[together], patient[together]
 
-    # The pool and the others
+    # The pool ends with a patient's last image; then the others
     n = min(2 * len(ds.train), int((1 - OTHERS) * len(order))) // 2 * 2
+    while 0 < n < len(order) and patient[n - 1] == patient[n]:
+        n -= 1
+    if len(np.unique(patient[:n])) < 2:
+        raise InputError(f"{ds.name}: an audit takes several patients on each side; too many images are one patient's")
     m = min(len(order) - n, len(ds.train))
     chosen, rest = (torch.from_numpy(part) for part in (order[:n], order[n : n + m]))
     given, canary = labels[chosen].clone(), np.zeros(n, dtype=bool)
 
     # Wrong labels, then halves
-    coins = None
+    coins, whose = None, patient[:n].astype(np.int64)
     if canaries:
         coins, wrong = audit.canaries(given.numpy(), ds.info.classes, seeds.derive(seed, "canaries"), share=canaries)
         canary[coins], given[torch.from_numpy(coins)] = True, torch.from_numpy(np.asarray(wrong, dtype=np.int64))
+        whose[coins] = len(place) + np.arange(len(coins))  # a coin of its own, whatever the patient's side
     strata = labels[chosen].numpy()
-    inside = audit.halves(n, pipelines, seeds.derive(seed, "halves"), strata=strata, coins=coins)
-    return Pool(Split(images[chosen], given), Split(images[rest], labels[rest]), inside, canary)
+    inside = audit.halves(n, pipelines, seeds.derive(seed, "halves"), strata=strata, groups=whose, coins=coins)
+    return Pool(Split(images[chosen], given), Split(images[rest], labels[rest]), inside, canary, whose)
 
 
 # ------------------------------------------------------------------ how a record is shown

@@ -15,7 +15,7 @@ import torch
 from conftest import own_set
 
 import run_all
-from kr_utils import InputError, belief, classifier, data, dpsgd, evidence, plots, profiles, runs, shadow, stages
+from kr_utils import InputError, audit, belief, classifier, data, dpsgd, evidence, plots, profiles, runs, shadow, stages
 from kr_utils.driver import execute, plan, report, status
 
 AUDIT = ("shadow", "audit")
@@ -64,6 +64,65 @@ def test_a_picture_that_stands_twice_counts_once():
     ds = data.Dataset("mine", data.INFO["digits"], (), "", **splits)
     every = [image.tobytes() for image in shadow.pool(ds, 2, canaries=0.0, seed=0).every().images.numpy()]
     assert len(set(every)) == len(every) == 69
+
+
+def of_patients(sizes: list[int]) -> data.Dataset:
+    """Different images, so many of each patient, spread over the splits whatever their patient; classes in turn."""
+    rng, owners = np.random.default_rng(0), np.repeat(np.arange(len(sizes)) + 70, sizes)
+    where = rng.permutation(len(owners)) * 4 // len(owners)  # train gets two in four
+    images, splits, groups = rng.integers(0, 256, (len(owners), 1, 4, 4), dtype=np.uint8), {}, {}
+    for split, mine in zip(data.SPLITS, (where < 2, where == 2, where == 3)):
+        inside = torch.from_numpy(images[mine])
+        splits[split], groups[split] = data.Split(inside, torch.arange(len(inside)) % 10), owners[mine]
+    return data.Dataset("mine", data.INFO["digits"], (), "", **splits, groups=groups)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_patients_images_are_on_one_side_together(seed):
+    ds = of_patients([1, 2, 3, 5, 9] * 12)
+    owner = {
+        image.tobytes(): int(whose)
+        for split in data.SPLITS
+        for image, whose in zip(getattr(ds, split).images.numpy(), ds.groups[split])
+    }
+    pool = shadow.pool(ds, 8, canaries=0.05, seed=seed)
+    mine = np.array([owner[image.tobytes()] for image in pool.records.images.numpy()])
+    outside = {owner[image.tobytes()] for image in pool.others.images.numpy()}
+    assert not outside & set(mine.tolist()), "whoever is asked about has no image among those that nobody saw"
+    assert 0.7 * len(owner) < len(mine) <= 0.8 * len(owner)
+    ordinary = np.flatnonzero(~pool.canary)
+    for whose in set(mine[ordinary].tolist()):
+        sides = pool.inside[:, ordinary[mine[ordinary] == whose]]
+        assert (sides == sides[:, :1]).all(), "in or out together"
+    assert np.abs(pool.inside.sum(1) - len(mine) / 2).max() <= pool.canary.sum(), "halves all the same"
+
+    # Who stands for whom in the intervals; a canary has a coin of its own
+    assert len(set(pool.whose.tolist())) == len(set(mine[ordinary].tolist())) + pool.canary.sum()
+    apart = [k for k in np.flatnonzero(pool.canary) for j in ordinary[mine[ordinary] == mine[k]]
+             if (pool.inside[:, k] != pool.inside[:, j]).any()]  # fmt: skip
+    assert apart
+    fake = audit.shuffled(pool.inside, 1, pool.whose)
+    turned = fake ^ pool.inside
+    for whose in set(pool.whose.tolist()):
+        assert (turned[:, pool.whose == whose] == turned[:, pool.whose == whose][:, :1]).all()
+
+
+def test_one_patients_images_alone_are_no_pool():
+    with pytest.raises(InputError, match="mine: an audit takes several patients on each side"):
+        shadow.pool(of_patients([200, 1]), 2, canaries=0.05, seed=0)
+
+
+def test_a_cell_of_the_matrix_counts_patients():
+    rng, canary, whose = np.random.default_rng(0), np.arange(200) % 20 == 0, np.arange(200) // 10
+    whose = np.where(canary, 100 + np.arange(200), whose)
+    inside = audit.halves(200, 8, 0, groups=whose)
+    scores = rng.normal(inside * rng.normal(0.5, 2, 21)[np.minimum(whose, 20)], 1)  # some patients leak
+    row = evidence.row("real", "loss", scores, inside, canary, groups=whose, seed=0, draws=50)
+    each = audit.pooled(scores[:, ~canary], inside[:, ~canary], groups=whose[~canary], seed=0, draws=50)
+    assert {key: row[key] for key in each} == each
+    alone = evidence.row("real", "loss", scores, inside, canary, seed=0, draws=50)
+    assert alone["auc"] == row["auc"]
+    assert alone["auc_error"] < row["auc_error"], "ten images of one patient tell less than ten patients"
 
 
 def test_canaries_have_a_wrong_label_and_all_others_their_own(cut):

@@ -211,7 +211,7 @@ def _release(budgets, sizes: Sizes) -> dict[str, float]:
 
 
 def _halves(sizes: Sizes) -> tuple[int, int]:
-    """(members of a pipeline, all images that it is asked about), as `shadow.pool` cuts them; duplicates left aside."""
+    """(members of a pipeline, all images that it is asked about), as `shadow.pool` cuts them (nearly)."""
     total = sizes.train + sizes.val + sizes.test
     pool = min(2 * sizes.train, int(0.8 * total)) // 2 * 2
     return pool // 2, pool + min(total - pool, sizes.train)
