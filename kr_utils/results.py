@@ -1,7 +1,8 @@
 """The rows of results (one per dataset, seed and method) and the tables that a reader sees.
 
 10 makes the rows of finished runs, checks their arithmetic and adds them to results.csv;
-`python -m kr_utils.results` puts the tables of figures/published/*/results.csv into figures/README.md, between its two markers.
+`python -m kr_utils.results` puts the tables of figures/published/*/results.csv into figures/README.md, between its two
+markers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ MIA = ("auc", "auc_low", "auc_high", "tpr_at_1pct_fpr", "blind_at_1pct_fpr", "ad
 EXACT = 1e-9  # two ways to the same number differ by rounding only
 CLOSE = 1e-6  # and where float32 or the ten digits of results.csv come between
 BUDGETS_MADE_ON = ("breastmnist",)  # sets that epochs, sizes and recipes were tried on: their gaps are optimistic
-EVERYDAY = {name for name, info in data.INFO.items() if info.source != "medmnist"}  # others: medical, or own
 STAR = "(*)"  # beside the names of these
 
 # What brings what -> the Student with it, the Student without it, in words
@@ -596,7 +596,7 @@ def overall(table: pd.DataFrame) -> str:
 
 def _with_and_without_everyday(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """All rows; and, where some are of clothes, digits or animals, the others: the paper's sets are mostly medical."""
-    everyday = rows.dataset.isin(EVERYDAY)
+    everyday = rows.dataset.isin([name for name, info in data.INFO.items() if info.source != "medmnist"])
     without = " and ".join(escape(title) for title in rows[everyday].title.unique())
     return [("", rows), *([(f", without {without}", rows[~everyday])] if without else [])]
 

@@ -28,7 +28,7 @@ Linux, and Windows in WSL (`wsl --install` once, with network; then in its Ubunt
 
 macOS: the same lines, if wheels for macOS were added (ARGS="--also macosx_14_0_arm64"; there are: {platforms}).
 
-Windows without WSL cannot run the notebooks; open book/index.html in any browser: it has all notebooks and their results.
+Windows without WSL cannot run the notebooks; open book/index.html in any browser: all notebooks and their results.
 
 JupyterLab opens notebook 00. Results of {what} are in {project}/runs, so that notebooks 00 to 06 and 10 run in
 seconds and in any order. `retrain = True` in a notebook's first cell trains again.
