@@ -329,13 +329,24 @@ def audits(found: dict[str, dict]) -> list[dict]:
     lines = []
     for name, stored_ in found.items():
         for artefact in in_order(list(dict.fromkeys(row["artefact"] for row in stored_["matrix"]))):
-            own = [row for row in stored_["matrix"] if row["artefact"] == artefact and row["auc"] is not None]
-            kinds = {row["evidence"] for row in own}
-            kind = next((kind for kind in ("leaks", "no evidence") if kind in kinds), "no power")
-            top = max((row for row in own if row["evidence"] == kind), key=lambda row: row["auc"], default=None)
+            kind, top = strongest([row for row in stored_["matrix"] if row["artefact"] == artefact])
             if top:
                 lines.append(_line(name, artefact, kind, top))
     return lines
+
+
+def strongest(rows: Sequence[dict]) -> tuple[str, dict | None]:
+    """Of an artefact's stored rows: what may be said of it, and the row that found most or None."""
+    known = [row for row in rows if row["auc"] is not None]
+    kinds = {row["evidence"] for row in known}
+    kind = next((kind for kind in ("leaks", "no evidence") if kind in kinds), "no power")
+    return kind, max((row for row in known if row["evidence"] == kind), key=lambda row: row["auc"], default=None)
+
+
+def main_row(rows: Sequence[dict]) -> dict:
+    """Of an artefact's stored rows, the one of `main_attack`."""
+    by_attack = {row["attack"]: row for row in rows}
+    return by_attack[main_attack({name: row["auc"] for name, row in by_attack.items()})]
 
 
 def _line(name: str, artefact: str, kind: str, top: dict) -> dict:

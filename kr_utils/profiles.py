@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kr_utils import InputError, shown
@@ -335,3 +336,16 @@ def _parse(name: str, value, kind, limits):
     if name == "generator.width" and given % 8:
         raise InputError(f"{name} is {given}; it must be a multiple of 8 (group normalisation has 8 groups)")
     return given
+
+
+def changes(budgets: Mapping[str, dict], profile: str) -> str:
+    """What the stored budgets of stages change in their profile, as --set options of the command."""
+    words = []
+    for stage, own in budgets.items():
+        usual = vars(budget(stage, profile))
+        for key, value in own.items():
+            listed = list(usual[key]) if isinstance(usual[key], tuple) else usual[key]  # JSON has no tuples
+            if value != listed:
+                text = ",".join(map(str, value)) if isinstance(value, list) else value
+                words.append(f" --set {stage}.{key}={text}")
+    return "".join(words)

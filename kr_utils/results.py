@@ -1,8 +1,8 @@
 """The rows of results (one per dataset, seed and method) and the tables that a reader sees.
 
 10 makes the rows of finished runs, checks their arithmetic and adds them to results.csv;
-`python -m kr_utils.results` puts the tables of figures/published/*/results.csv into figures/README.md, between its two
-markers.
+`python -m kr_utils.results` puts the tables of figures/published/*/results.csv, and of the audits beside them, into
+figures/README.md, between its two markers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kr_utils import InputError, belief, data, intervals, metrics, owned, paths, profiles, results_file
+from kr_utils import InputError, audited, belief, data, intervals, metrics, owned, paths, profiles, results_file, stages
 from kr_utils.intervals import Run
 from kr_utils.results_file import METHODS
 
@@ -233,26 +233,13 @@ def origin(name: str, seed: int, run: Run, source: str, profile: str) -> dict:
         "test_images": ";".join(map(str, teacher["test_counts"])),
         # The work
         "lambda": run["membership"].metrics["lambda"],
-        "minutes": sum(done.manifest["seconds"] for done in run.values()) / 60,
+        "minutes": sum(run[stage].manifest["seconds"] for stage in stages.USUAL if stage in run) / 60,
         "threads": hardware["threads"],
         "hardware": plain_text(where),
         "commit": made["git_commit"],
         "mia_commit": run["membership"].manifest["git_commit"],
-        "settings": settings(run, profile),
+        "settings": profiles.changes({stage: run[stage].budget for stage in stages.USUAL if stage in run}, profile),
     }
-
-
-def settings(run: Run, profile: str) -> str:
-    """What a run's budgets change in its profile, as --set options of the command."""
-    words = []
-    for stage, done in run.items():
-        usual = vars(profiles.budget(stage, profile))
-        for key, value in done.budget.items():
-            listed = list(usual[key]) if isinstance(usual[key], tuple) else usual[key]  # JSON has no tuples
-            if value != listed:
-                text = ",".join(map(str, value)) if isinstance(value, list) else value
-                words.append(f" --set {stage}.{key}={text}")
-    return "".join(words)
 
 
 def plain_text(text: str) -> str:
@@ -694,6 +681,28 @@ def section(table: pd.DataFrame) -> str:
     return "\n\n".join([*parts, "\n".join(f"* {line}" for line in provenance(table))]) + "\n"
 
 
+AUDITS = (
+    "Audits (notebooks 07 and 08): the whole pipeline is made again on random halves of one pool, and each is the "
+    "target in turn. AUC, the smallest AUC that would be seen four times out of five, and the TPR in percent are of "
+    "the attack in brackets; the largest AUC is of the attack that found most, chosen after the fact. Accuracy is on "
+    "ordinary non-members, in percent, of networks that were told wrong labels of the canaries. docs/privacy.md has "
+    "what the words mean."
+)
+
+
+def audit_section(audits: Iterable[dict]) -> str:
+    """The tables of audits, as `audited.read` gives them, in Markdown; "" for none."""
+    parts = []
+    for found in audits:
+        head, *more = (escape(line) for line in audited.told(found))
+        parts += [f"**{head}**", markdown(audited.table(found)), "\n".join(f"* {line}" for line in more)]
+        if len(curve := audited.volumes(found)):
+            parts += ["The GKD Student by the volume of synthetic images that it learned from:", markdown(curve)]
+        made = f"`{audited.command(found)}`; {escape(found['hardware'])}; commit {escape(short(found['commit']))}"
+        parts.append(f"* {escape(found['title'])}: {made}")
+    return "\n\n".join([AUDITS, *parts]) + "\n" if parts else ""
+
+
 def accumulate(table: pd.DataFrame, path: Path, stale: Iterable[str] = ()) -> tuple[pd.DataFrame, list[str]]:
     """The rows of `table`, and those of an earlier results.csv for datasets that are not in it.
 
@@ -739,15 +748,27 @@ def parsed(text: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text), dtype=texts, keep_default_na=False, na_values=[""])
 
 
+def folders(figures: Path) -> list[Path]:
+    """The profiles' folders below the figures folder, without that of `smoke`, whose numbers mean nothing."""
+    return [folder for folder in paths.listed(figures) if folder.name != "smoke"]
+
+
 def read(figures: Path) -> pd.DataFrame:
-    """The rows of all profiles' results.csv below the figures folder, without those of `smoke`, which mean nothing."""
-    tables = [folder / "results.csv" for folder in paths.listed(figures) if folder.name != "smoke"]
+    """The rows of all profiles' results.csv below the figures folder."""
+    tables = [folder / "results.csv" for folder in folders(figures)]
     texts = [text for path in tables if (text := results_file.load(path, path.parent.name)) is not None]
     if not texts:
         raise InputError(
             f"{figures}: no table of results in any profile's folder; run_all.py writes one there with --figures-dir"
         )
     return pd.concat([parsed(text) for text in texts], ignore_index=True)
+
+
+def all_tables(figures: Path) -> tuple[pd.DataFrame, str]:
+    """The rows of all profiles, and in Markdown the tables of these and of the audits beside them."""
+    table = read(figures)
+    audits = [found for folder in folders(figures) for found in audited.read(folder)]
+    return table, "\n".join(part for part in (section(table), audit_section(audits)) if part)
 
 
 def into(text: str, tables: str) -> str:
@@ -759,7 +780,7 @@ def into(text: str, tables: str) -> str:
 
 
 def update(readme: Path) -> pd.DataFrame:
-    """Put the tables of published/*/results.csv beside it into a README.md; returns their rows.
+    """Put the tables of published/*/results.csv beside it, and of the audits, into a README.md; returns the rows.
 
     Raises
     ------
@@ -776,9 +797,9 @@ def update(readme: Path) -> pd.DataFrame:
         raise InputError(f"{readme}: {why}; name the folder that README.md and the tables are in") from error
 
     # What it is to say
-    table = read(readme.parent / "published")
+    table, tables = all_tables(readme.parent / "published")
     try:
-        after = into(before, section(table))
+        after = into(before, tables)
     except InputError as error:
         raise InputError(f"{readme}: {error}") from None
 

@@ -233,17 +233,18 @@ def test_the_readme_shows_the_kept_results(tmp_path):
     The results are those that git has: whoever ran `make figures` has others in the folder.
     """
     git = ["git", "-C", str(ROOT)]
-    listed = subprocess.run([*git, "ls-files", "figures/published/*/results.csv"], capture_output=True, text=True)
+    names = ("figures/published/*/results.csv", "figures/published/*/audit-*.json")
+    listed = subprocess.run([*git, "ls-files", *names], capture_output=True, text=True)
     if listed.returncode != 0:
         pytest.skip("not a git checkout: the results that the README was made from are not known")
     for name in listed.stdout.split():
-        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         content = subprocess.run([*git, "show", f":{name}"], capture_output=True).stdout
         (tmp_path / name).write_bytes(content)
     assert listed.stdout.split()
     text = (ROOT / "figures/README.md").read_text(encoding="utf-8")
     assert text.count("<!-- results -->") == 1
-    assert results.into(text, results.section(results.read(tmp_path / "figures/published"))) == text
+    assert results.into(text, results.all_tables(tmp_path / "figures/published")[1]) == text
 
 
 def test_only_the_part_between_the_markers_is_replaced(tmp_path):

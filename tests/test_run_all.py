@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import assert_no_pickle_inside
 
-from kr_utils import data, evidence, profiles, runs, stages
+from kr_utils import audited, data, evidence, profiles, runs, stages
 from kr_utils.driver import execute, plan, work
 from kr_utils.runs import code
 
@@ -257,9 +257,13 @@ def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
         "roc-digits",
         "utility-privacy",
         "audit-digits-0",
+        "volume-digits-0",
     ):
         assert {f"{name}.png", f"{name}.pdf", f"{name}.txt"} <= made
-    assert {"results.csv", "results.md"} <= made
+    assert {"results.csv", "results.md", "audit-digits-0.json"} <= made
+    kept = audited.read(figures / "smoke")[0]
+    assert kept["matrix"] == numbers(root, "smoke", "digits", 0, "audit")["matrix"]
+    assert audited.command(kept).startswith("python run_all.py --profile smoke --datasets digits --seeds 0 --audit 2 ")
     folder = root / "smoke/digits/seed0/01_teacher"
     assert (folder / "notebook.ipynb").is_file()
     assert not list((root / "smoke").rglob("*.partial"))

@@ -1,0 +1,138 @@
+"""What is kept of an audit beside the tables of results: figures/<profile>/audit-<dataset>-<seed>.json, and its tables.
+
+10 writes one file per audited run, with the numbers of 08 and where they come from; `kr_utils.results` puts the tables
+of those in figures/published/ into figures/README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from kr_utils import InputError, belief, evidence, owned, paths, profiles, results_file, stages
+from kr_utils.runs import Done
+
+# Of the metrics of 08
+KEPT = ("matrix", "volume", "worst", "pipelines", "pool", "canaries", "lambda", "doubts", "words", "spent")
+
+
+def to_keep(title: str, run: Mapping[str, Done]) -> dict:
+    """What the file of an audited run says.
+
+    Parameters
+    ----------
+    title : of the dataset
+    run : stage -> finished stage, the audit among them
+    """
+    done = run["audit"]
+    made, profile = done.manifest, done.manifest["parameters"]["profile"]
+    hardware = f"{made['hardware']['cpu']}, GPU {made['hardware']['gpu'] or 'none'}, torch {made['versions']['torch']}"
+    origin = {"title": title, "hardware": hardware, "threads": made["hardware"]["threads"]}
+    origin |= {key: made["parameters"][key] for key in ("profile", "dataset", "seed")}
+    origin |= {"fingerprint": made["fingerprint"], "commit": made["git_commit"]}
+
+    # How many pipelines there are, --audit says
+    budgets = {stage: run[stage].budget for stage in stages.USUAL if stage in run}
+    asked = {"shadow": done.metrics["shadow"], "audit": done.budget}
+    for stage, budget in asked.items():
+        budgets[stage] = {key: value for key, value in budget.items() if key != "pipelines"}
+    return origin | {"settings": profiles.changes(budgets, profile)} | {key: done.metrics[key] for key in KEPT}
+
+
+def text(found: dict) -> str:
+    """The file's content; the same audit gives the same bytes."""
+    return json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def read(folder: Path) -> list[dict]:
+    """The audits that a folder of figures keeps, by dataset and seed.
+
+    Raises
+    ------
+    InputError
+        A file of that name is not what 10 writes: the message names it.
+    """
+    out = []
+    for path in (path for path in paths.listed(folder) if path.match("audit-*.json")):
+        try:
+            found = json.loads(owned.read_text(path, results_file.LARGEST))
+            told(found), table(found), volumes(found)
+            if not re.fullmatch(r"[\w .,=-]+", command(found)):  # it stands in the tables as code
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(f"{path}: not an audit that 10 wrote ({type(error).__name__}); move it away") from None
+        out.append(found)
+    return sorted(out, key=lambda found: (found["dataset"], found["seed"]))
+
+
+def table(found: dict) -> pd.DataFrame:
+    """A row per artefact: what its main attack found, and beside it the attack that found most, and canaries.
+
+    Accuracy is that on ordinary non-members in percent, TPR in percent.
+    """
+    out, doubts = [], found["doubts"]["audit"]
+    for artefact in evidence.in_order(list(dict.fromkeys(row["artefact"] for row in found["matrix"]))):
+        own = [row for row in found["matrix"] if row["artefact"] == artefact and row["auc"] is not None]
+        kind, top = evidence.strongest(own)
+        if top is None:
+            continue  # there were too few pipelines for any attack on it
+        main = evidence.main_row(own)
+        rate, canaries, least = main["tpr_1"], main["canary_auc"], main["detectable_auc"]
+        numbers = {
+            "AUC": f"{_auc(main)} ({evidence.ATTACKS[main['attack']]})",
+            "would be seen": "" if least is None else f"{least:.3f}",
+            "TPR at 1 % FPR": "not estimable" if rate is None else f"{100 * rate:.1f}",
+            "largest AUC": f"{top['auc']:.3f} ({evidence.ATTACKS[top['attack']]})",
+            "AUC on canaries": "" if canaries is None else f"{canaries:.3f}",
+        }
+        # Images and weights classify nothing
+        accuracy = "" if artefact in ("images", "generator") else f"{100 * main['accuracy']:.1f}"
+        row = {"artefact": evidence.title(artefact) + _epsilon(found, artefact), "accuracy": accuracy}
+        out.append(row | {name: belief.marked(cell, doubts) for name, cell in numbers.items()} | {"evidence": kind})
+    return pd.DataFrame(out)
+
+
+def volumes(found: dict) -> pd.DataFrame:
+    """A row per volume of synthetic images, in real sets of the same size: AUC of the main attack, accuracy."""
+    points = sorted(found["volume"], key=lambda point: point["volume"])
+    return pd.DataFrame(
+        [
+            {
+                "synthetic images per real one": f"{point['volume']:.3g}",
+                "AUC": belief.marked(_auc(point), found["doubts"]["audit"]),
+                "accuracy": f"{100 * point['accuracy']:.1f}",
+            }
+            for point in points
+        ]
+    )
+
+
+def told(found: dict) -> list[str]:
+    """What stands around the tables: the audit's size and controls, its worst cases, its two sentences, its origin."""
+    doubts = found["doubts"]["audit"]
+    size = f"{found['pipelines']} pipelines, {found['pool']} records, {found['canaries']} of them canaries"
+    head = f"{found['title']} (profile {found['profile']}, seed {found['seed']}): {size}; {belief.told(doubts)}."
+    worst = "; ".join(
+        f"{evidence.title(name)} {belief.marked(_auc(row), doubts)}" for name, row in found["worst"].items()
+    )
+    lines = [f"AUC on the twentieth of the records that leak most: {worst}."] if worst else []
+    return [head, *lines, found["words"]]
+
+
+def command(found: dict) -> str:
+    """The command that makes an audit again."""
+    whose = f"--profile {found['profile']} --datasets {found['dataset']} --seeds {found['seed']}"
+    return f"python run_all.py {whose} --audit {found['pipelines']} --threads {found['threads']}{found['settings']}"
+
+
+def _auc(row: dict) -> str:
+    return belief.numbers(*(row[f"auc{end}"] for end in ("", "_low", "_high")))
+
+
+def _epsilon(found: dict, artefact: str) -> str:
+    spent = found["spent"].get("0", {}).get(artefact)
+    return f", epsilon {spent['epsilon']:.1f}" if spent else ""
