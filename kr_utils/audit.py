@@ -21,6 +21,7 @@ WORTH = 0.55  # an audit that could not have seen this AUC has no power: real tr
 RATES = {"tpr_at_1pct_fpr": 0.01, "tpr_at_01pct_fpr": 0.001}
 BLOCK = 2**21  # weights that the bootstrap holds at a time
 CLUSTERED_DRAWS = 300  # of each one-way bootstrap, from which standard errors are made
+CERTAIN = 1e-9  # two p below it are the same: beyond doubt
 
 Row = dict  # of the matrix: one attack on one artefact
 
@@ -515,7 +516,7 @@ def words(rows: Sequence[Row]) -> str:
     for artefact in artefacts:
         own = [row for row in made if row["artefact"] == artefact]
         kind = next(kind for kind in seen if kind in {row["evidence"] for row in own})
-        best = min((row for row in own if row["evidence"] == kind), key=lambda row: (row["p"], -row["auc"]))
+        best = min((row for row in own if row["evidence"] == kind), key=lambda r: (max(r["p"], CERTAIN), -r["auc"]))
         seen[kind].append(artefact + _success(best) * (kind == "leaks"))
     says = {
         "leaks": "used records were recognised from",

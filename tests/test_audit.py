@@ -416,6 +416,13 @@ def test_words_say_what_was_tried_what_was_seen_and_what_could_have_been():
     assert "not ruled out" in text
 
 
+def test_among_leaks_beyond_doubt_the_words_name_the_one_that_finds_most():
+    surer = cell(0.70, error=0.002, attack="the density ratio")
+    text = told(surer, cell(0.75, error=0.008))
+    assert "(LiRA is right about 75 of 100 pairs" in text
+    assert "density ratio is right" not in text
+
+
 def test_words_of_other_endings():
     assert "a stronger attack may find more" in told(cell(0.8))
     few = told(cell(0.501, tpr=0.03), cell(0.502, attack="RMIA", tpr=0.02))

@@ -596,12 +596,17 @@ def test_other_figures_name_what_they_show():
         {"name": "1x", "volume": 1.0, "auc": 0.55, "auc_low": 0.5, "auc_high": 0.6, "accuracy": 0.9, "key": "real"}
     ]
     figures = [
-        plots.volume_curve(points, {"real training": (0.6, 0.95)}),
+        plots.volume_curve(
+            [*points, points[0] | {"name": "1.03x", "volume": 1.03}, points[0] | {"name": "5x", "volume": 5.0}],
+            {"real training": (0.6, 0.95)},
+        ),
         plots.privacy_plane(points, "AUC"),
         plots.in_and_out(np.array([1.0, 2.0]), np.array([0.0, 0.5]), 1.5, "x", "t"),
     ]
     words = [" ".join(text.get_text() for text in figure.findobj(plt.matplotlib.text.Text)) for figure in figures]
     assert "1x" in words[0]
+    assert "5x" in words[0]
+    assert "1.03x" not in words[0], "it would lie on the name before"
     assert "real training" in words[0]
     assert "1  1x" in words[1]
     assert "shadows without it" in words[2]
