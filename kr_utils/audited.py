@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from kr_utils import InputError, belief, evidence, owned, paths, profiles, results_file, stages
-from kr_utils.runs import Done
+from kr_utils.intervals import Run
 
 # Of the metrics of 08
 KEPT = ("matrix", "volume", "worst", "pipelines", "pool", "canaries", "lambda", "doubts", "words", "spent")
 
 
-def to_keep(title: str, run: Mapping[str, Done]) -> dict:
+def to_keep(title: str, run: Run) -> dict:
     """What the file of an audited run says.
 
     Parameters
@@ -84,7 +83,7 @@ def table(found: dict) -> pd.DataFrame:
         rate, canaries, least = main["tpr_1"], main["canary_auc"], main["detectable_auc"]
         numbers = {
             "AUC": f"{_auc(main)} ({evidence.ATTACKS[main['attack']]})",
-            "would be seen": "" if least is None else f"{least:.3f}",
+            "detectable AUC": "" if least is None else f"{least:.3f}",
             "TPR at 1 % FPR": "not estimable" if rate is None else f"{100 * rate:.1f}",
             "largest AUC": f"{top['auc']:.3f} ({evidence.ATTACKS[top['attack']]})",
             "AUC on canaries": "" if canaries is None else f"{canaries:.3f}",
@@ -112,7 +111,7 @@ def volumes(found: dict) -> pd.DataFrame:
 
 
 def told(found: dict) -> list[str]:
-    """What stands around the tables: the audit's size and controls, its worst cases, its two sentences, its origin."""
+    """What stands around the tables: the audit's size and controls, its worst cases."""
     doubts = found["doubts"]["audit"]
     size = f"{found['pipelines']} pipelines, {found['pool']} records, {found['canaries']} of them canaries"
     head = f"{found['title']} (profile {found['profile']}, seed {found['seed']}): {size}; {belief.told(doubts)}."
@@ -120,7 +119,7 @@ def told(found: dict) -> list[str]:
         f"{evidence.title(name)} {belief.marked(_auc(row), doubts)}" for name, row in found["worst"].items()
     )
     lines = [f"AUC on the twentieth of the records that leak most: {worst}."] if worst else []
-    return [head, *lines, found["words"]]
+    return [head, *lines]
 
 
 def command(found: dict) -> str:

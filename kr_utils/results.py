@@ -683,10 +683,10 @@ def section(table: pd.DataFrame) -> str:
 
 AUDITS = (
     "Audits (notebooks 07 and 08): the whole pipeline is made again on random halves of one pool, and each is the "
-    "target in turn. AUC, the smallest AUC that would be seen four times out of five, and the TPR in percent are of "
-    "the attack in brackets; the largest AUC is of the attack that found most, chosen after the fact. Accuracy is on "
-    "ordinary non-members, in percent, of networks that were told wrong labels of the canaries. docs/privacy.md has "
-    "what the words mean."
+    "target in turn. AUC, the detectable AUC (one that would be seen four times out of five) and the TPR in percent "
+    "are of the attack in brackets; the largest AUC is of the attack that found most, chosen after the fact. Accuracy "
+    "is on ordinary non-members, in percent, of networks that were told wrong labels of the canaries. docs/privacy.md "
+    "has what the words mean."
 )
 
 

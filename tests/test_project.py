@@ -49,7 +49,9 @@ FLOORS = {
     "plots": {"metrics", "owned"},
     "results_file": set(),
     "intervals": {"metrics"},
-    "results": {"belief", "data", "intervals", "metrics", "owned", "paths", "profiles", "results_file"},
+    "audited": {"belief", "evidence", "intervals", "owned", "paths", "profiles", "results_file", "stages"},
+    "results": {"audited", "belief", "data", "intervals", "metrics", "owned", "paths", "profiles", "results_file"}
+    | {"stages"},
     "classifier": {"data", "metrics", "precision", "resume"},
     "beside": {"classifier", "data", "precision", "resume"},
     "stacked": {"classifier", "data", "precision"},
