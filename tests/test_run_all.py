@@ -134,15 +134,21 @@ def check_schema(root, dataset, students=9):
 
 TRACE = """
 import os, sys, threading
-seen = set()
+seen, early, place = set(), [], os.environ.get("KR_TRACE", "")  # a folder; of a stage's workers, the stage's file in it
 def note(frame, event, arg):
+    global place
     code = frame.f_code
     function = code.co_flags & 1  # not the body of a class, which runs at import
     if event == "call" and function and "/kr_utils/" in code.co_filename and code not in seen:
         seen.add(code)
-        with open(os.environ["KR_TRACE"], "a") as file:
-            file.write(f"{code.co_filename} {code.co_qualname}\\n")
-if "KR_TRACE" in os.environ and not any("run_all" in word for word in sys.orig_argv):  # kernels and their workers
+        early.append(f"{code.co_filename} {code.co_qualname}\\n")
+        if code.co_qualname == "begin" and code.co_filename.endswith("/runs/stage.py"):
+            place = os.environ["KR_TRACE"] = os.path.join(place, frame.f_locals["stage"])
+        if not os.path.isdir(place):
+            with open(place, "a") as file:
+                file.writelines(early)
+            early.clear()
+if place and not any("run_all" in word for word in sys.orig_argv):  # kernels and their workers
     sys.setprofile(note)
     threading.setprofile(note)
 """
@@ -154,10 +160,10 @@ AUDITED = plan.stages_until(None, ("shadow", "audit"))  # the stages of a run wi
 def drive_traced(folder, *args):
     """A run whose kernels and workers note what they call of kr_utils, a file per stage."""
     (folder / "sitecustomize.py").write_text(TRACE)
-    for stage in AUDITED:
-        paths = os.pathsep.join([str(folder), str(ROOT)])
-        out = drive(*args, "--until", stage, PYTHONPATH=paths, KR_TRACE=str(folder / stage))
-        assert out.returncode == 0, out.stdout + out.stderr
+    (folder / "called").mkdir()
+    paths = os.pathsep.join([str(folder), str(ROOT)])
+    out = drive(*args, PYTHONPATH=paths, KR_TRACE=str(folder / "called"))
+    assert out.returncode == 0, out.stdout + out.stderr
 
 
 # What `finish` and `once` of a stage call to keep what was made, bit for bit (test_resume.py): no number is made there.
@@ -172,7 +178,7 @@ def check_all_called_is_in_the_identity(folder):
     for stage in AUDITED:
         every = "\n".join(source for source, tags, _ in code.notebook_cells(stage) if tags != {"parameters"})
         can, called = code.definitions(every, method), set()
-        for line in (folder / stage).read_text().splitlines():
+        for line in (folder / "called" / stage).read_text().splitlines():
             path, name = line.rsplit(" ", 1)  # a folder may have spaces
             file = os.path.relpath(path, ROOT / "kr_utils").removesuffix(".py")
             if file in dict(method) and not name.startswith("<"):
