@@ -60,7 +60,7 @@ def read(folder: Path) -> list[dict]:
         try:
             found = json.loads(owned.read_text(path, results_file.LARGEST))
             told(found), table(found), volumes(found)
-            if not re.fullmatch(r"[\w .,=-]+", command(found)):  # it stands in the tables as code
+            if not re.fullmatch(r"[\w ./,=-]+", command(found)):  # it stands in the tables as code
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not an audit that 10 wrote ({type(error).__name__}); move it away") from None
@@ -91,21 +91,24 @@ def table(found: dict) -> pd.DataFrame:
         # Images and weights classify nothing
         accuracy = "" if artefact in ("images", "generator") else f"{100 * main['accuracy']:.1f}"
         row = {"artefact": evidence.title(artefact) + _epsilon(found, artefact), "accuracy": accuracy}
-        out.append(row | {name: belief.marked(cell, doubts) for name, cell in numbers.items()} | {"evidence": kind})
+        out.append(
+            row
+            | {name: belief.marked(cell, doubts) for name, cell in numbers.items()}
+            | {"evidence (any attack)": kind}
+        )
     return pd.DataFrame(out)
 
 
 def volumes(found: dict) -> pd.DataFrame:
     """A row per volume of synthetic images, in real sets of the same size: AUC of the main attack, accuracy."""
-    points = sorted(found["volume"], key=lambda point: point["volume"])
     return pd.DataFrame(
         [
             {
-                "synthetic images per real one": f"{point['volume']:.3g}",
+                "synthetic images per real one": f"{point['volume']:.3g}{' (GKD)' * (point['name'] == 'student')}",
                 "AUC": belief.marked(_auc(point), found["doubts"]["audit"]),
                 "accuracy": f"{100 * point['accuracy']:.1f}",
             }
-            for point in points
+            for point in evidence.by_volume(found["volume"])
         ]
     )
 
@@ -125,7 +128,8 @@ def told(found: dict) -> list[str]:
 def command(found: dict) -> str:
     """The command that makes an audit again."""
     whose = f"--profile {found['profile']} --datasets {found['dataset']} --seeds {found['seed']}"
-    return f"python run_all.py {whose} --audit {found['pipelines']} --threads {found['threads']}{found['settings']}"
+    how = f"--audit {found['pipelines']} --threads {found['threads']}{found['settings']}"
+    return f".venv/bin/python run_all.py {whose} {how}"
 
 
 def _auc(row: dict) -> str:

@@ -321,6 +321,12 @@ def picture(matrix: Sequence[dict]) -> dict:
     return {"cells": cells, "rows": rows, "columns": columns}
 
 
+def by_volume(points: Sequence[dict]) -> list[dict]:
+    """The stored curve of 08 by volume: Students of one set of each size and GKD, without the ablation's."""
+    kept = [point for point in points if point["name"] == "student" or point["name"].startswith("volume-")]
+    return sorted(kept, key=lambda point: point["volume"])
+
+
 def audits(found: dict[str, dict]) -> list[dict]:
     """A row per audit and artefact, of what leaks most: for the table of notebook 10.
 

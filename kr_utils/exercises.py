@@ -280,11 +280,8 @@ def found_members(answer: object, rate: float | None) -> None:
     print(judge(answer, 1000 * rate, mistakes, 0.5, percent=False))
 
 
-def share_of_members(answer: object, rate: float | None) -> None:
+def share_of_members(answer: object, rate: float) -> None:
     """06: of those accused at 1 % FPR, the share of members, where 300 of 100,000 people are members."""
-    if rate is None:
-        print("Trick question: with fewer than 100 non-members a rate of 1 % cannot be estimated.")
-        return
     hits, alarms = 300 * rate, 0.01 * 99_700
     mistakes = {
         "that is the share of members that are found; the question is how many of the accused are members": rate,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogFormatter
@@ -148,20 +149,22 @@ def _short(name: str, length: int = 18) -> str:
 
 def pipeline() -> Figure:
     """The stages of Knowledge Recycling and what flows between them."""
-    figure, axis = plt.subplots(figsize=(9.6, 3.7))
-    axis.set(xlim=(0, 12), ylim=(0, 4.9))
+    figure, axis = plt.subplots(figsize=(9.6, 4.6))
+    axis.set(xlim=(0, 12), ylim=(-1.4, 4.9))
     axis.axis("off")
 
     # Boxes: left, bottom, width, text, colour
     boxes = {
-        "real": (0.1, 2.0, 1.5, "Real\nimages", "#E8E8E8"),
+        "real": (0.1, 2.0, 1.5, "Real\ntraining\nimages", "#E8E8E8"),
+        "val": (5.1, -1.2, 2.2, "Real validation\nimages", "#E8E8E8"),
         "teacher": (2.5, 3.4, 1.9, "01 Teacher\nreal baseline", "#CFE3F3"),
-        "generator": (2.5, 0.6, 1.9, "02 Generator\ndiffusion, EMA", "#CFE3F3"),
+        "generator": (2.5, 0.6, 1.9, "02 Generator\ndiffusion", "#CFE3F3"),
         "selection": (5.1, 0.6, 2.2, "03 Checkpoints\n04 Tuning\n(validation CAS)", "#D5EEDF"),
         "stream": (8.0, 0.6, 1.8, "Synthetic\nimages, new\nevery period", "#FBE3CC"),
         "student": (8.0, 3.4, 1.8, "05 Student\nGKD", "#FBE3CC"),
-        "test": (10.5, 3.4, 1.4, "CAS on\nreal test", "#E8E8E8"),
-        "attack": (10.5, 0.6, 1.4, "06 Attacks:\nmember\nor not?", "#F6D5D5"),
+        "cas": (10.5, 3.4, 1.4, "CAS", "#FBE3CC"),
+        "test": (10.5, 2.0, 1.4, "Real test\nimages", "#E8E8E8"),
+        "attack": (10.5, 0.6, 1.4, "06 Attacks\non 01, 05 and\nthe images", "#F6D5D5"),
     }
     middle = {}
     for key, (x, y, width, text, colour) in boxes.items():
@@ -185,7 +188,11 @@ def pipeline() -> Figure:
     link((4.2, 3.4), (5.7, 1.75), "filter", (5.3, 2.75))
     link((8.9, 1.75), (8.9, 3.4), "images", (9.3, 2.5))
     link((9.8, 3.97), (10.5, 3.97))
-    link((9.6, 3.4), (10.7, 1.75))
+    link((9.5, 3.4), (10.5, 1.5))
+    link((9.8, 1.17), (10.5, 1.17))
+    link((6.2, -0.05), (6.2, 0.6))
+    link((11.2, 3.15), (11.2, 3.4), shrinkA=2, shrinkB=2)
+    link((11.2, 2.0), (11.2, 1.75), shrinkA=2, shrinkB=2)
     return figure
 
 
@@ -254,7 +261,8 @@ def checkpoint_curve(groups: dict[str, tuple[list[dict], int]]) -> Figure:
     axes[0].set(ylabel="validation CAS (%)")
     axes[0].set_xlim(0, axes[0].get_xlim()[1])
     axes[1].set(ylabel="validation loss", xlabel="training step of the checkpoint")
-    axes[0].set_title("Filled: as good as the highest CAS; star: lowest loss of these", fontsize=10)
+    words = "Filled: as good as the highest CAS; star: lowest loss of these"
+    axes[0].set_title(f"{words}\nwhiskers: two errors of the distance to the highest", fontsize=9)
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
@@ -415,17 +423,23 @@ def record(image: np.ndarray, rates: dict[str, float], floor: float, title: str)
 def utility_privacy(points: list[dict]) -> Figure:
     """Test accuracy against attack AUC; a line joins real training and Student of one dataset.
 
-    points : dicts with dataset, real and student, each (accuracy, auc) as fractions
+    points : dicts with dataset, real and student, each (accuracy, AUC), both (value, low, high) as fractions; nan
+        bounds draw no whisker
     """
     figure, axis = plt.subplots(figsize=(5.6, 4.1))
 
     # Real training, Student, and the way from one to the other
     for k, point in enumerate(points):
-        (x0, y0), (x1, y1) = [(p[1], 100 * p[0]) for p in (point["real"], point["student"])]
-        axis.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "color": "#999999"})
-        axis.plot(x0, y0, MARKERS[k % 7], color=COLOURS["real"], markersize=9)
-        axis.plot(x1, y1, MARKERS[k % 7], color=COLOURS["student"], markersize=9)
-        axis.annotate(point["dataset"], (x1, y1), (4, 6), textcoords="offset points", fontsize=8)
+        places = {}
+        for who in ("real", "student"):
+            (y, y_ends), (x, x_ends) = ((value[0], np.array(value[1:])) for value in point[who])
+            places[who] = x, 100 * y
+            spread = {"xerr": [abs(x_ends[:1] - x), abs(x_ends[1:] - x)]}
+            spread["yerr"] = [100 * abs(y_ends[:1] - y), 100 * abs(y_ends[1:] - y)]
+            style = {"fmt": MARKERS[k % 7], "color": COLOURS[who], "markersize": 9, "elinewidth": 0.8, "capsize": 2}
+            axis.errorbar(x, 100 * y, **spread, **style)
+        axis.annotate("", places["student"], places["real"], arrowprops={"arrowstyle": "->", "color": "#666666"})
+        axis.annotate(point["dataset"], places["student"], (4, 6), textcoords="offset points", fontsize=8)
 
     # Chance, and the legend
     axis.axvline(0.5, color=COLOURS["chance"], lw=1, ls=":")
@@ -439,25 +453,30 @@ def utility_privacy(points: list[dict]) -> Figure:
 
 
 EVIDENCE = {
-    "leaks": ("#B2182B", "white", ""),
+    "leaks": ("#B2182B", "white", ""),  # of a middle AUC: see `SHADES`
     "no evidence": ("#C6DBEF", "black", ""),
     "no power": ("white", "#666666", "///"),
 }
+
+SHADES = ("#C24F3B", "#B2182B", "#4D0010")  # of a leak: AUC 0.5, 0.75 and 1
 
 
 def release_matrix(cells: dict[tuple[str, str], dict], rows: list[str], columns: list[str], title: str) -> Figure:
     """What leaks from which artefact (a row each) to which attack: AUC, below it the TPR at 1 % FPR.
 
-    Dark: leaks. Light: no evidence at this power. Hatched: no power. They are told apart in grey, too.
+    Red: leaks, the darker the larger the AUC. Light: no evidence at this power. Hatched: no power. They are told apart
+    in grey, too.
 
     Parameters
     ----------
     cells : (row, column) -> auc (None: the attack could not be made), tpr_1, evidence; other pairs stay empty
     """
     figure, axis = plt.subplots(figsize=(1.6 + 0.78 * len(columns), 1.4 + 0.46 * len(rows)))
+    shades = LinearSegmentedColormap.from_list("leaks", SHADES)
     for (row, column), cell in cells.items():
         x, y = columns.index(column), rows.index(row)
         fill, ink, hatch = EVIDENCE[cell["evidence"]]
+        fill = shades(2 * cell["auc"] - 1) if cell["evidence"] == "leaks" else fill
         box = {"fc": fill, "ec": "#BBBBBB" if hatch else "white", "hatch": hatch, "lw": 1}
         axis.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, **box))
 
@@ -477,23 +496,25 @@ def release_matrix(cells: dict[tuple[str, str], dict], rows: list[str], columns:
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
-    names = {"leaks": "leaks", "no evidence": "no evidence at this power", "no power": "no power"}
+    names = {"leaks": "leaks (darker: larger AUC)", "no evidence": "no evidence at this power", "no power": "no power"}
     marks = [
         plt.Rectangle((0, 0), 1, 1, fc=EVIDENCE[k][0], hatch=EVIDENCE[k][2], ec="#888888", label=v)
         for k, v in names.items()
     ]
-    figure.legend(handles=marks, fontsize=8, loc="outside lower center", ncols=3)
+    marks.append(plt.Line2D([], [], ls="", label="large: AUC; small: members found at 1 % false alarms"))
+    figure.legend(handles=marks, fontsize=8, loc="outside lower center", ncols=4)
     figure.suptitle(title, fontsize=10)
     return figure
 
 
-def volume_curve(points: list[dict], references: dict[str, tuple[float, float]]) -> Figure:
+def volume_curve(points: list[dict], references: dict[str, tuple[float, float]], attack: str = "the attack") -> Figure:
     """Leakage and accuracy of Students against how many different synthetic images they saw.
 
     Parameters
     ----------
     points : volume (in multiples of the real images), auc, auc_low, auc_high, accuracy, name; by rising volume
     references : name -> (AUC, accuracy) of networks without synthetic images, drawn as lines across
+    attack : its name
     """
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4))
     x = [point["volume"] for point in points]
@@ -512,7 +533,7 @@ def volume_curve(points: list[dict], references: dict[str, tuple[float, float]])
     for point in apart:  # two names at one place cannot be read
         for axis, y in ((axes[0], point["auc"]), (axes[1], 100 * point["accuracy"])):
             axis.annotate(point["name"], (point["volume"], y), (3, 6), textcoords="offset points", fontsize=7)
-    for axis, label in zip(axes, ("AUC of the attack", "accuracy on non-members (%)")):
+    for axis, label in zip(axes, (f"AUC of {attack}", "accuracy on non-members (%)")):
         axis.set(xscale="log", xlabel="different synthetic images / real images", ylabel=label)
         _plain_numbers(axis.xaxis)
         axis.margins(0.12)

@@ -557,11 +557,11 @@ def in_words(names: Iterable[str], series: Mapping[str, list[Interval]], sign: s
 
 
 def points(table: pd.DataFrame) -> list[dict]:
-    """For `plots.utility_privacy`: mean accuracy and loss-attack AUC; the mark where it is not to be believed."""
+    """For `plots.utility_privacy`: accuracy and loss-attack AUC with intervals; the mark where it is not believed."""
     names, out = labels(table), []
     for name, rows in table.groupby("dataset"):
         pair = {
-            who: (mean_of(rows, method, "accuracy"), mean_of(rows, method, "mia_auc"))
+            who: (interval(rows, method, "accuracy"), interval(rows, method, "mia_auc"))
             for who, method in (("real", "real"), ("student", "gkd"))
         }
         out.append({"dataset": marked(rows, "mia", names[name])} | pair)
@@ -594,7 +594,7 @@ def provenance(table: pd.DataFrame) -> list[str]:
     for profile, title, rows in _datasets(table):
         seeds = ",".join(str(k) for k in sorted(set(rows.seed)))
         options = rows.settings.iloc[0] if rows.settings.notna().all() else ""  # pandas reads an empty one as missing
-        command = f"python run_all.py --profile {profile} --datasets {rows.dataset.iloc[0]} --seeds {seeds}"
+        command = f".venv/bin/python run_all.py --profile {profile} --datasets {rows.dataset.iloc[0]} --seeds {seeds}"
         threads = sorted(set(rows.threads))  # with others, sums are in another order and the last digits differ
         command += f" --threads {threads[0]}{options}"
         others = ["seeds with other threads too"] if len(threads) > 1 else []
@@ -635,7 +635,7 @@ ATTACKS = (
     "The loss attack (paper-like protocol) on one real classifier of a seed and on the Student; train - test accuracy "
     "in points, TPR in percent, AUC 0.5 is chance. Validation and test images are both outsiders: an AUC between them "
     "is a difference of the splits, and looks like membership. Student - real: the same members and non-members. "
-    "Blind: the TPR that an attack expects which sees nothing, (k + 1) / (n + 1) with k false alarms allowed of n "
+    "Blind: the TPR expected of an attack that only guesses, (k + 1) / (n + 1) with k false alarms allowed of n "
     "non-members."
 )
 
@@ -686,7 +686,7 @@ AUDITS = (
     "target in turn. AUC, the detectable AUC (one that would be seen four times out of five) and the TPR in percent "
     "are of the attack in brackets; the largest AUC is of the attack that found most, chosen after the fact. Accuracy "
     "is on ordinary non-members, in percent, of networks that were told wrong labels of the canaries. docs/privacy.md "
-    "has what the words mean."
+    "has what the words mean; the evidence is that of all attacks on the row, its picture has each cell's."
 )
 
 
@@ -697,7 +697,10 @@ def audit_section(audits: Iterable[dict]) -> str:
         head, *more = (escape(line) for line in audited.told(found))
         parts += [f"**{head}**", markdown(audited.table(found)), "\n".join(f"* {line}" for line in more)]
         if len(curve := audited.volumes(found)):
-            parts += ["The GKD Student by the volume of synthetic images that it learned from:", markdown(curve)]
+            parts += [
+                "Students by how many different synthetic images they saw, all with the same steps:",
+                markdown(curve),
+            ]
         made = f"`{audited.command(found)}`; {escape(found['hardware'])}; commit {escape(short(found['commit']))}"
         parts.append(f"* {escape(found['title'])}: {made}")
     return "\n\n".join([AUDITS, *parts]) + "\n" if parts else ""

@@ -269,7 +269,9 @@ def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
     assert {"results.csv", "results.md", "audit-digits-0.json"} <= made
     kept = audited.read(figures / "smoke")[0]
     assert kept["matrix"] == numbers(root, "smoke", "digits", 0, "audit")["matrix"]
-    assert audited.command(kept).startswith("python run_all.py --profile smoke --datasets digits --seeds 0 --audit 2 ")
+    assert audited.command(kept).startswith(
+        ".venv/bin/python run_all.py --profile smoke --datasets digits --seeds 0 --audit 2 "
+    )
     folder = root / "smoke/digits/seed0/01_teacher"
     assert (folder / "notebook.ipynb").is_file()
     assert not list((root / "smoke").rglob("*.partial"))
