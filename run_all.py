@@ -118,7 +118,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dry-run", action="store_true", help="say what would run or be reused, and why; run nothing")
     p.add_argument("--force", action="store_true", help="run every stage, even where its result stands")
     p.add_argument("--keep-going", action="store_true", help="after a failed stage go on with other datasets and seeds")
-    p.add_argument("--list", action="store_true", help="list datasets, profiles with their budgets, and stages")
+    p.add_argument(
+        "--list",
+        action="store_true",
+        help="list datasets, profiles with budgets and times, and stages; measures this computer once, half a minute",
+    )
     p.add_argument("--debug", action="store_true", help="show tracebacks and all notebook output")
     return p
 
