@@ -253,7 +253,8 @@ def results(jobs: list[plan.Job], seconds: dict[plan.Job, float]) -> list[list[s
             why = belief.doubt(found["membership"], "models")
             aucs = [found["membership"][who]["loss"]["auc"] for who in ("real", "student")]
             row[6:8] = [belief.marked(f"{auc:.3f}", why) for auc in aucs]
-        total = sum(seconds.get(job, done.manifest["seconds"] if done else 0) for job, done in mine.items())
+        usual = {job: done for job, done in mine.items() if job.stage in stages.USUAL}  # an audit is another matter
+        total = sum(seconds.get(job, done.manifest["seconds"] if done else 0) for job, done in usual.items())
         rows.append([*row, duration(total)])
     return rows
 
