@@ -44,21 +44,23 @@ class Student:
         for k in places:
             source = self.cells[k].source + (f"\n{also}" if k == places[0] else "")
             content = {"code": source, "silent": False, "store_history": history, "user_expressions": {}}
-            message = self.client.session.msg(
-                "execute_request", content | {"allow_stdin": False, "stop_on_error": True}
-            )
-            if self.with_ids:  # as JupyterLab does, and nbclient does not
-                message["metadata"]["cellId"] = self.cells[k].id
-            reply = self.ask(message)
+            content |= {"allow_stdin": False, "stop_on_error": True}
+            reply = self.ask(k, content)
             while reply["content"]["status"] == "aborted":  # right after an error a kernel drops what is asked of it
                 time.sleep(0.2)
-                reply = self.ask(message)
+                reply = self.ask(k, content)
             if reply["content"]["status"] != "ok":
                 return f"{reply['content']['ename']}: {reply['content']['evalue']}"
         return ""
 
-    def ask(self, message):
-        """The kernel's reply to a request; a question about nothing wakes a kernel that overheard it."""
+    def ask(self, k, content):
+        """The kernel's reply to a request, a new one each time, for a kernel refuses to hear the same one twice.
+
+        A question about nothing wakes a kernel that overheard it.
+        """
+        message = self.client.session.msg("execute_request", content)
+        if self.with_ids:  # as JupyterLab does, and nbclient does not
+            message["metadata"]["cellId"] = self.cells[k].id
         self.client.shell_channel.send(message)
         asked = message["msg_id"]
         for _ in range(20):
