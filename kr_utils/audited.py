@@ -29,8 +29,7 @@ def to_keep(title: str, run: Run) -> dict:
     """
     done = run["audit"]
     made, profile = done.manifest, done.manifest["parameters"]["profile"]
-    hardware = f"{made['hardware']['cpu']}, GPU {made['hardware']['gpu'] or 'none'}, torch {made['versions']['torch']}"
-    origin = {"title": title, "hardware": hardware, "threads": made["hardware"]["threads"]}
+    origin = {"title": title, "hardware": machine(made), "threads": made["hardware"]["threads"]}
     origin |= {key: made["parameters"][key] for key in ("profile", "dataset", "seed")}
     origin |= {"fingerprint": made["fingerprint"], "commit": made["git_commit"]}
 
@@ -40,6 +39,12 @@ def to_keep(title: str, run: Run) -> dict:
     for stage, budget in asked.items():
         budgets[stage] = {key: value for key, value in budget.items() if key != "pipelines"}
     return origin | {"settings": profiles.changes(budgets, profile)} | {key: done.metrics[key] for key in KEPT}
+
+
+def machine(manifest: dict) -> str:
+    """Where a stage was made: processor, GPU, version of torch."""
+    hardware = manifest["hardware"]
+    return f"{hardware['cpu']}, GPU {hardware['gpu'] or 'none'}, torch {manifest['versions']['torch']}"
 
 
 def text(found: dict) -> str:
@@ -71,11 +76,11 @@ def read(folder: Path) -> list[dict]:
 def table(found: dict) -> pd.DataFrame:
     """A row per artefact: what its main attack found, and beside it the attack that found most, and canaries.
 
-    Accuracy is that on ordinary non-members in percent, TPR in percent.
+    found : a file's content, or the metrics of 08. Accuracy is that on ordinary non-members in percent, TPR in percent.
     """
     out, doubts = [], found["doubts"]["audit"]
     for artefact in evidence.in_order(list(dict.fromkeys(row["artefact"] for row in found["matrix"]))):
-        own = [row for row in found["matrix"] if row["artefact"] == artefact and row["auc"] is not None]
+        own = [row for row in found["matrix"] if row["artefact"] == artefact]
         kind, top = evidence.strongest(own)
         if top is None:
             continue  # there were too few pipelines for any attack on it

@@ -327,20 +327,6 @@ def by_volume(points: Sequence[dict]) -> list[dict]:
     return sorted(kept, key=lambda point: point["volume"])
 
 
-def audits(found: dict[str, dict]) -> list[dict]:
-    """A row per audit and artefact, of what leaks most: for the table of notebook 10.
-
-    found : name of a dataset and seed -> stored metrics of its audit
-    """
-    lines = []
-    for name, stored_ in found.items():
-        for artefact in in_order(list(dict.fromkeys(row["artefact"] for row in stored_["matrix"]))):
-            kind, top = strongest([row for row in stored_["matrix"] if row["artefact"] == artefact])
-            if top:
-                lines.append(_line(name, artefact, kind, top))
-    return lines
-
-
 def strongest(rows: Sequence[dict]) -> tuple[str, dict | None]:
     """Of an artefact's stored rows: what may be said of it, and the row that found most or None."""
     known = [row for row in rows if row["auc"] is not None]
@@ -353,18 +339,3 @@ def main_row(rows: Sequence[dict]) -> dict:
     """Of an artefact's stored rows, the one of `main_attack`."""
     by_attack = {row["attack"]: row for row in rows}
     return by_attack[main_attack({name: row["auc"] for name, row in by_attack.items()})]
-
-
-def _line(name: str, artefact: str, kind: str, top: dict) -> dict:
-    auc = "{:.3f} [{:.3f}, {:.3f}]".format(*(top[f"auc{end}"] for end in ("", "_low", "_high")))
-    return {
-        "audit": name,
-        "artefact": title(artefact),
-        "evidence": kind,
-        "strongest attack": ATTACKS[top["attack"]],
-        "AUC": auc,
-        "TPR at 1 % FPR": "not estimable" if top["tpr_1"] is None else f"{100 * top['tpr_1']:.1f} %",
-        "AUC on canaries": "—" if top["canary_auc"] is None else f"{top['canary_auc']:.3f}",
-        "accuracy": f"{100 * top['accuracy']:.1f} %",
-        "detectable AUC": "—" if top["detectable_auc"] is None else f"{top['detectable_auc']:.3f}",
-    }

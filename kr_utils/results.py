@@ -216,12 +216,7 @@ def origin(name: str, seed: int, run: Run, source: str, profile: str) -> dict:
 
     source : the stage that made the row's accuracy
     """
-    # The machine
-    made = run[source].manifest
-    hardware = made["hardware"]
-    where = f"{hardware['cpu']}, GPU {hardware['gpu'] or 'none'}, torch {made['versions']['torch']}"
-
-    teacher = run["teacher"].metrics
+    made, teacher = run[source].manifest, run["teacher"].metrics
     return {
         # The data
         "profile": profile,
@@ -234,8 +229,8 @@ def origin(name: str, seed: int, run: Run, source: str, profile: str) -> dict:
         # The work
         "lambda": run["membership"].metrics["lambda"],
         "minutes": sum(run[stage].manifest["seconds"] for stage in stages.USUAL if stage in run) / 60,
-        "threads": hardware["threads"],
-        "hardware": plain_text(where),
+        "threads": made["hardware"]["threads"],
+        "hardware": plain_text(audited.machine(made)),
         "commit": made["git_commit"],
         "mia_commit": run["membership"].manifest["git_commit"],
         "settings": profiles.changes({stage: run[stage].budget for stage in stages.USUAL if stage in run}, profile),

@@ -614,13 +614,6 @@ def test_other_figures_name_what_they_show():
         plt.close(figure)
 
 
-def test_a_table_row_of_10_is_of_the_attack_that_found_most():
-    stored = {"matrix": [row(auc=0.6), row(attack="lira"), row("no power", artefact="images", auc=0.9)]}
-    first, second = evidence.audits({"Digits, seed 0": stored})
-    assert (first["strongest attack"], first["evidence"], first["AUC"]) == ("LiRA", "leaks", "0.700 [0.600, 0.800]")
-    assert (second["artefact"], second["evidence"]) == ("synthetic images", "no power")
-
-
 def test_artefacts_have_names_and_an_order():
     names = ["images", "student-hard_fixed", "dp-sgd-1", "real", "student", "dp-sgd", "generator"]
     assert evidence.in_order(names) == [
