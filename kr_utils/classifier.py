@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kr_utils import metrics, resume
+from kr_utils import captured, metrics, resume
 from kr_utils.data import Info, Split
 from kr_utils.precision import autocast
 
@@ -298,6 +299,7 @@ def fit(
     batches = max(1, size // recipe.batch)
     optimiser, schedule = sgd(model.parameters(), recipe.lr, recipe.weight_decay, epochs * batches)
     model.to(memory_format=torch.channels_last)
+    gradients = captured.Gradients(functools.partial(_loss, model, training), model.parameters())
 
     # Go on from the saved state, or begin
     parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "rng": rng}
@@ -329,12 +331,9 @@ def fit(
 
         # One step per batch
         for index in at.order.tensor_split(batches)[at.batch :]:
-            loss = _loss(model, training, data.images[index], data.labels[index], rng)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            at.total += gradients(training.augment(data.images[index], rng), data.labels[index])
             optimiser.step()
             schedule.step()
-            at.total += loss.detach()
             at.batch += 1
             resume.offer(state, parts, at)
 
@@ -370,9 +369,10 @@ def as_good_as(best: float, images: int) -> float:
     return math.floor(low * images) / images - 1e-9
 
 
-def _loss(model: nn.Module, training: Training, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
-    """The loss of one batch, uint8 [N, C, H, W] and int64 [N]: GKD's if there is a Teacher, else cross-entropy."""
-    inputs = normalise(training.augment(images, rng)).contiguous(memory_format=torch.channels_last)
+def _loss(model: nn.Module, training: Training, images: Tensor, labels: Tensor) -> Tensor:
+    """The loss of one augmented batch, uint8 [N, C, H, W] and int64 [N]: GKD's if there is a Teacher, else
+    cross-entropy."""
+    inputs = normalise(images).contiguous(memory_format=torch.channels_last)
     teacher = training.teacher
     with autocast(inputs.device, inputs.shape[2]):
         logits = model(inputs).to(inputs.dtype)

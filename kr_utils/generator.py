@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kr_utils import resolution, resume
+from kr_utils import captured, resolution, resume
 from kr_utils.data import Split
 from kr_utils.precision import autocast, compiled
 
@@ -192,10 +192,19 @@ def edm_loss(
 
     network : `model`, perhaps compiled; progress : share of the training that is done, unused here
     """
-    # A noise level per image (EDM, table 1)
-    device = clean.device
-    sigma = torch.exp(P_MEAN + P_STD * torch.randn(len(clean), generator=rng, device=device))
-    noise = torch.randn(clean.shape, generator=rng, device=device)
+    return _edm_loss(network, model, clean, labels, *_noise(clean, rng))
+
+
+def _noise(clean: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A noise level per image (EDM, table 1), [N], and noise of strength 1, [N, C, H, W]."""
+    sigma = torch.exp(P_MEAN + P_STD * torch.randn(len(clean), generator=rng, device=clean.device))
+    return sigma, torch.randn(clean.shape, generator=rng, device=clean.device)
+
+
+def _edm_loss(
+    network: Callable, model: Generator, clean: Tensor, labels: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """`edm_loss` for this noise."""
     spread = sigma.view(-1, 1, 1, 1)
     noisy = clean + spread * noise
 
@@ -253,6 +262,14 @@ def fit(
     model.train().to(memory_format=torch.channels_last)
     sizes = (data[:1].expand(batch, *data.shape[1:]), torch.ones(batch, device=device))
     network = compiled(model, (*sizes, labels[:1].expand(batch)), steps)
+    usual = loss_function is edm_loss  # others may depend on the progress, which a graph would not see
+
+    def loss_of(clean: Tensor, given: Tensor, *noise: Tensor) -> Tensor:
+        if usual:
+            return _edm_loss(network, model, clean, given, *noise)
+        return loss_function(network, model, clean, given, at.step / steps, rng)
+
+    gradients = captured.Gradients(loss_of, model.parameters(), capture=usual)
 
     # Go on from the saved state, or begin
     parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "rng": rng, "ema": ema}
@@ -271,15 +288,13 @@ def fit(
         given = torch.where(drop, model.classes, labels[index])
 
         # One step, and the average follows
-        loss = loss_function(network, model, clean, given, (step - 1) / steps, rng)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = gradients(clean, given, *(_noise(clean, rng) if usual else ()))
         optimiser.step()
         schedule.step()
         ema.step(model.parameters())
 
         # Report, hand out a checkpoint, save the state
-        at.step, at.running, at.since = step, at.running + loss.detach(), at.since + 1
+        at.step, at.running, at.since = step, at.running + loss, at.since + 1
         if step % report == 0 or step == steps:
             at.history.append({"step": step, "loss": (at.running / at.since).item()})
             at.running, at.since = torch.zeros((), device=device), 0

@@ -8,13 +8,14 @@ rounding.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kr_utils import classifier
+from kr_utils import captured, classifier
 from kr_utils.data import Split
 from kr_utils.precision import autocast
 
@@ -58,6 +59,7 @@ def fit(
     batches = max(1, len(streams[0](0)) // recipe.batch)
     stack = Stack(models)
     optimiser, schedule = classifier.sgd(stack.parameters.values(), recipe.lr, recipe.weight_decay, epochs * batches)
+    gradients = captured.Gradients(functools.partial(_loss, stack, training), stack.parameters.values())
 
     for epoch in range(epochs):
         # Each model has its own images, in its own order
@@ -70,9 +72,7 @@ def fit(
             picks = [order[step] for order in orders]
             images = torch.stack([training.augment(s.images[i], rng) for s, i, rng in zip(sets, picks, rngs)])
             labels = torch.stack([s.labels[i] for s, i in zip(sets, picks)])
-            loss = _loss(stack, training, images, labels)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            gradients(images, labels)
             optimiser.step()
             schedule.step()
 
