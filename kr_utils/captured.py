@@ -6,6 +6,7 @@ step one by one. A graph launches them all at once; the arithmetic is the same.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
 
 import torch
@@ -49,7 +50,12 @@ class Gradients:
 
         # Replay; the gradients of a graph are its own tensors
         if shape not in self.graphs:
-            self.graphs[shape] = self._captured(batch)
+            try:
+                self.graphs[shape] = self._captured(batch)
+            except RuntimeError as error:  # of an operation that cannot be captured; none has been executed
+                print(f"no CUDA graph here ({str(error).splitlines()[0]}): step by step, with the same results")
+                self.beside = None
+                return self._eager(batch)
         graph, inputs, loss, gradients = self.graphs[shape]
         for own, given in zip(inputs, batch):
             own.copy_(given)
@@ -67,9 +73,14 @@ class Gradients:
     def _captured(self, batch: tuple[Tensor, ...]) -> tuple:
         inputs, graph = [part.clone() for part in batch], torch.cuda.CUDAGraph()
         self._forget()
-        with torch.cuda.graph(graph, stream=self.beside):
-            loss = self.loss_of(*inputs)
-            loss.backward()
+        gc.collect()  # not during capture, where nothing of CUDA may be given back
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, stream=self.beside, capture_error_mode="thread_local"):
+                loss = self.loss_of(*inputs)
+                loss.backward()
+        finally:
+            gc.enable()
         return graph, inputs, loss.detach(), [parameter.grad for parameter in self.parameters]
 
     def _forget(self) -> None:

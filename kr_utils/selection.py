@@ -14,16 +14,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kr_utils import beside, classifier, generator, resume, sampling, seeds, stacked
+from kr_utils import beside, classifier, generator, resume, sampling, seeds
 from kr_utils.data import Split
 from kr_utils.recycling import Knobs, SyntheticStream
 
-TOGETHER = 8  # Students trained side by side on a GPU
 PER_IMAGE = ("correct", "loss")  # what a candidate's row has per validation image
 
 
-def short_students(
-    jobs: Sequence[tuple[generator.Generator, Knobs, int]],
+def short_student(
+    model: generator.Generator,
+    knobs: Knobs,
+    k: int,
     val: Split,
     training: classifier.Training,
     *,
@@ -32,51 +33,37 @@ def short_students(
     seed: int,
     device: str = "cpu",
     state: resume.State | None = None,
-) -> list[dict]:
-    """Train one short GKD Student per job (Generator, knobs, number k), several jobs side by side.
+) -> dict:
+    """Train one short GKD Student, number k, on a Generator's images under these knobs.
 
     Validation images score it once, at its end: the best of its epochs on few of them would be a lucky one.
 
     Parameters
     ----------
     val : real validation images
-    training : of each Student; its Teacher labels the images, and filters them where the knobs ask for it; the mixture
-        of labels is that of the knobs, the same for all jobs of a call
+    training : of the Student; its Teacher labels the images, and filters them where the knobs ask for it; the mixture
+        of labels is that of the knobs
     counts : images per class and synthetic set, int [K]; period : epochs between regenerations
-    state : where the training of a single job is saved; several side by side save nothing
+    state : where the training is saved
 
     Returns
     -------
-    one dict per job: correct (bool) and loss (cross-entropy), tensors with a value per validation image; accepted and
+    dict with correct (bool) and loss (cross-entropy), tensors with a value per validation image; accepted and
     draws, lists with a value per set
     """
-    # Each Student has its own stream of images and its own initial weights
-    single = state if len(jobs) == 1 else None
-    streams = []
-    for model, knobs, k in jobs:
-        stream_seed, teacher = seeds.derive(seed, "selection", k), training.teacher
-        stream = SyntheticStream(model, knobs, counts, seed=stream_seed, period=period, teacher=teacher, state=single)
-        streams.append(stream)
-    own = [seeds.derive(seed, "short student", k) for _, _, k in jobs]
+    # Its own stream of images and its own initial weights
+    stream_seed, own = seeds.derive(seed, "selection", k), seeds.derive(seed, "short student", k)
+    how = {"seed": stream_seed, "period": period, "teacher": training.teacher, "state": state}
+    stream = SyntheticStream(model, knobs, counts, **how)
     sizes = (len(counts), val.images.shape[1], training.recipe.width, training.recipe.depth)
-    students = [classifier.build(*sizes, k).to(device) for k in own]
-
-    # Train as the knobs say: one alone, or all side by side
-    training = replace(training, **jobs[0][1].labels())
-    if any(knobs.labels() != jobs[0][1].labels() for _, knobs, _ in jobs):
-        raise ValueError("Students that are trained side by side have one mixture of labels")
-    if len(jobs) == 1:
-        classifier.fit(students[0], streams[0], None, training, seed=own[0], state=state)
-    else:
-        stacked.fit(students, streams, training, seeds=own)
+    student = classifier.build(*sizes, own).to(device)
+    classifier.fit(student, stream, None, replace(training, **knobs.labels()), seed=own, state=state)
 
     # Score on validation
-    labels, out = val.labels.cpu(), []
-    for student, stream in zip(students, streams):
-        logits = classifier.predict(student, val.images).cpu()
-        found = {"correct": logits.argmax(1) == labels, "loss": F.cross_entropy(logits, labels, reduction="none")}
-        out.append(found | {"accepted": list(stream.accepted.values()), "draws": list(stream.draws.values())})
-    return out
+    labels = val.labels.cpu()
+    logits = classifier.predict(student, val.images).cpu()
+    found = {"correct": logits.argmax(1) == labels, "loss": F.cross_entropy(logits, labels, reduction="none")}
+    return found | {"accepted": list(stream.accepted.values()), "draws": list(stream.draws.values())}
 
 
 def summarise(knobs: Knobs, students: list[dict]) -> dict:
@@ -112,21 +99,20 @@ def summarise(knobs: Knobs, students: list[dict]) -> dict:
 class Search:
     """Scores candidates (Generator file, knobs) by `students` short Students each; a context manager.
 
-    The same seeds serve every candidate, so that candidates differ in the images' quality only. On a GPU up to
-    `TOGETHER` Students train as one stacked network; on the CPU each has one thread, as many at a time as torch may
-    use threads, so that the scores do not depend on how many that is.
+    The same seeds serve every candidate, so that candidates differ in the images' quality only. On the CPU each Student
+    has one thread, as many at a time as torch may use threads, so that the scores do not depend on how many that is;
+    on a GPU one trains after the other.
 
     Parameters
     ----------
     val : real validation images
     state : where Students, in training or scored, are saved; None saves nothing
-    shared : the other arguments of `short_students`
+    shared : the other arguments of `short_student`
     """
 
     def __init__(self, val: Split, *, students: int, state: resume.State | None = None, **shared):
         self.students = students
         self.workers = beside.Workers((val, shared, state), shared.get("device", "cpu"))
-        self.group = 1 if self.workers.on_cpu else TOGETHER
 
     def __enter__(self) -> Search:
         return self
@@ -144,21 +130,18 @@ class Search:
         """One row per candidate, as `summarise` makes it, in order; `on_row` gets each when it is known."""
         jobs = [(str(path), knobs, k) for path, knobs in candidates for k in range(self.students)]
         found, rows = [], []
-        alike = [list(some) for _, some in itertools.groupby(jobs, lambda job: job[1].labels())]
-        groups = [some[i : i + self.group] for some in alike for i in range(0, len(some), self.group)]
-        for results in self.workers(_train, groups, ended=self._scored):
-            found += results
-            while len(found) >= self.students * (len(rows) + 1):
-                mine = found[self.students * len(rows) :][: self.students]
-                rows.append(summarise(candidates[len(rows)][1], mine))
+        for result in self.workers(_train, jobs, ended=self._scored):
+            found.append(result)
+            if len(found) == self.students * (len(rows) + 1):
+                rows.append(summarise(candidates[len(rows)][1], found[-self.students :]))
                 if on_row:
                     on_row(rows[-1])
         return rows
 
-    def _scored(self, group: list) -> bool:
-        """Whether all Students of a group are saved with their scores."""
+    def _scored(self, job: tuple) -> bool:
+        """Whether a Student is saved with its scores."""
         state = self.workers.shared[2]
-        return bool(state) and all(_part(state, job).files() for job in group)
+        return bool(state) and bool(_part(state, job).files())
 
 
 def _part(state: resume.State, job: tuple[str, Knobs, int]) -> resume.State:
@@ -167,13 +150,15 @@ def _part(state: resume.State, job: tuple[str, Knobs, int]) -> resume.State:
     return state.part(f"{Path(path).stem} {knobs} student{k}")
 
 
-def _train(given: tuple, group: list, tell: Callable) -> list[dict]:
-    """The scores of a group of Students, read back where they are saved; `given` is what all of a search share."""
+def _train(given: tuple, job: tuple, tell: Callable) -> dict:
+    """The scores of a Student, read back where they are saved; `given` is what all of a search share."""
     val, shared, state = given
+    path, knobs, k = job
+    saved = state and _part(state, job)
 
-    def students(saved: resume.State | None = None) -> list[dict]:
-        models = {path: generator.load(path, shared.get("device", "cpu")) for path, _, _ in group}
-        return short_students([(models[path], knobs, k) for path, knobs, k in group], val, state=saved, **shared)
+    def student() -> dict:
+        model = generator.load(path, shared.get("device", "cpu"))
+        return short_student(model, knobs, k, val, state=saved and saved.part("training"), **shared)
 
     def scored(student: dict) -> bool:
         """Whether what is saved are the scores of a Student on these validation images."""
@@ -182,20 +167,7 @@ def _train(given: tuple, group: list, tell: Callable) -> list[dict]:
         fits = student["correct"].shape == student["loss"].shape == (len(val),)
         return known and fits and all(isinstance(rate, float) for rate in rates)
 
-    # A single Student is read back, or goes on from its state
-    mine = [state and _part(state, job) for job in group]
-    if len(group) == 1:
-        return [resume.once(mine[0], lambda: students(mine[0] and mine[0].part("training"))[0], scored)]
-
-    # Several side by side are read back or made again: they are quick enough
-    stored = [saved and saved.load(scored) for saved in mine]
-    if all(stored):
-        return stored
-    made = students()
-    for saved, student in zip(mine, made):
-        if saved:
-            saved.save(student)
-    return made
+    return resume.once(saved, student, scored)
 
 
 def best(rows: list[dict]) -> dict:

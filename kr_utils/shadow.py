@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kr_utils import InputError, audit, classifier, generator, sampling, seeds, stacked
+from kr_utils import InputError, audit, classifier, generator, sampling, seeds
 from kr_utils.data import SPLITS, Dataset, Info, Split
 from kr_utils.dataset_file import digests_of
 
@@ -178,17 +178,12 @@ def train(
     states: Sequence,
     on_epoch: Callable[[dict], None] | None = None,
 ) -> None:
-    """Train classifiers that differ in images and seeds only, and keep their last epoch.
-
-    One after the other on a CPU, as one stacked network on a GPU (which saves no states: they are quick there).
+    """Train classifiers that differ in images and seeds only, one after the other, and keep their last epoch.
 
     Parameters
     ----------
-    streams : one per model, all of one size; own : a seed for each; states : where each saves what it needs to go on
+    streams : one per model; own : a seed for each; states : where each saves what it needs to go on
     """
-    if next(models[0].parameters()).is_cuda and len(models) > 1:
-        stacked.fit(models, streams, training, seeds=own)
-        return
     for model, stream, seed, state in zip(models, streams, own, states, strict=True):
         classifier.fit(model, stream, None, training, seed=seed, on_epoch=on_epoch, state=state)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import run_all
-from kr_utils import classifier, data, generator, profiles, recycling, sampling, selection, speed, stages
+from kr_utils import classifier, data, generator, profiles, recycling, sampling, speed, stages
 from kr_utils.driver import estimate, plan, report, work
 
 SIZES = work.Sizes(train=1000, val=200, test=597, classes=10, channels=1, height=8, width=8)
@@ -54,7 +54,6 @@ def test_epochs_and_steps_are_those_of_the_method(epochs, images, batch, most, l
 def test_blocks_and_evaluations_are_those_of_the_sampler():
     assert sampling.BLOCK["cpu"] == work.BLOCK
     assert 1 <= work.DRAWS <= recycling.MAX_ROUNDS
-    assert estimate.TOGETHER == selection.TOGETHER, "written twice, for the driver does without torch"
     for guidance in (1.0, 2.0):
         knobs = {"guidance": guidance, "steps": 7, "churn": 0}
         assert work._evaluations(guidance, 7) == sampling.evaluations(knobs)

@@ -56,13 +56,13 @@ REACHED = {
     "consistency.levels": FROM["generator"],
     "sampling._stochastic": FROM["generator"],
     "sampling.evaluations": FROM["checkpoints"],
-    "stacked.fit": FROM["checkpoints"],
+    "captured.WARM_UP": FROM["teacher"] | FROM["generator"],
     "classifier.as_good_as": FROM["teacher"],
     "recycling.textures": FROM["distillation"],
     "recycling.Periodic": FROM["distillation"],
     "recycling._cycled": FROM["distillation"],  # through functools.partial
     "beside.Workers": FROM["teacher"],
-    "selection._train": FROM["checkpoints"],  # in a worker process
+    "selection.short_student": FROM["checkpoints"],  # in a worker process
     "recycling.class_counts": FROM["checkpoints"],
     "recycling.SyntheticStream": FROM["checkpoints"],
     "selection.Search": FROM["checkpoints"],

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from kr_utils import classifier, consistency, data, generator, profiles, sampling, stacked
+from kr_utils import classifier, consistency, data, generator, profiles, sampling
 
 PAPER = profiles.PROFILES["paper"]
 BATCH = 8  # with a learning rate to match: that of batches of 128 would throw the weights about
@@ -66,17 +66,6 @@ def test_teacher_and_student_take_steps():
     history = classifier.fit(student, lambda epoch: split, split, taught, seed=0)
     assert changed(student, before) == 1
     assert all(0 < row["train_loss"] < 10 and 0 <= row["val_accuracy"] <= 1 for row in history)
-
-
-@pytest.mark.slow
-def test_stacked_students_take_steps_and_stay_apart():
-    split, augment = pictures(4), classifier.Augmentation(3, True)
-    students = [new_classifier(seed) for seed in (0, 1)]
-    before = [copies(student) for student in students]
-    training = classifier.Training(classifier.Recipe(64, 20, 4, 0.1 * 4 / 128, 1e-4), STEPS, augment)
-    stacked.fit(students, [lambda epoch: split] * 2, training, seeds=[0, 1])
-    assert [changed(*pair) for pair in zip(students, before)] == [1, 1]
-    assert changed(students[0], copies(students[1])) > 0.5
 
 
 @pytest.fixture(scope="module")

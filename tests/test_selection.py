@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import RECIPE
 
-from kr_utils import classifier, generator, recycling, sampling, selection, stacked, stages
+from kr_utils import classifier, generator, recycling, sampling, selection, stages
 
 
 def row(cas, cost=10, loss=1.0, correct=None, **knobs):
@@ -100,8 +100,7 @@ def test_score_prefers_a_generator_that_shows_the_classes(digits, teacher, tiny_
     for name, sampler in (("real", real), ("noise", noise)):
         monkeypatch.setattr(sampling, "sample", sampler)
         knobs = recycling.Knobs(guidance=2.0, steps=5)
-        jobs = [(tiny_generator, knobs, k) for k in range(2)]
-        students = [selection.short_students([job], digits.val, **shared(teacher))[0] for job in jobs]
+        students = [selection.short_student(tiny_generator, knobs, k, digits.val, **shared(teacher)) for k in range(2)]
         rows[name] = selection.summarise(knobs, students)
     assert rows["real"]["cas"] > 0.7
     assert rows["real"]["cas"] > rows["noise"]["cas"] + 0.2
@@ -182,43 +181,16 @@ def test_without_worker_processes_one_gives_the_same_scores(
         assert one == two
 
 
-def test_students_side_by_side_score_like_single_ones(digits, teacher, generator_file):
-    model, knobs = generator.load(generator_file), recycling.Knobs(steps=2)
-    jobs = [(model, knobs, k) for k in range(2)]
-    single = [selection.short_students([job], digits.val, **shared(teacher))[0] for job in jobs]
-    pair = selection.short_students(jobs, digits.val, **shared(teacher))
-    for one, both in zip(single, pair):
-        assert one["draws"] == both["draws"]
-        assert one["correct"].float().mean().item() == pytest.approx(both["correct"].float().mean().item(), abs=0.06)
-        assert one["loss"].mean().item() == pytest.approx(both["loss"].mean().item(), rel=0.1)
-
-
-@pytest.mark.parametrize("number", [1, 2], ids=["alone", "side by side"])
-def test_short_students_follow_the_temperature_and_hard_weight_of_their_knobs(digits, teacher, tiny_generator, number):
+def test_a_short_student_follows_the_temperature_and_hard_weight_of_its_knobs(digits, teacher, tiny_generator):
     losses, short = set(), shared(teacher, epochs=1)
     for labels in ({}, {"temperature": 4.0}, {"hard_weight": 1.0}):
-        jobs = [(tiny_generator, recycling.Knobs(steps=1, **labels), k) for k in range(number)]
-        losses.add(selection.short_students(jobs, digits.val, **short)[0]["loss"].mean().item())
+        knobs = recycling.Knobs(steps=1, **labels)
+        losses.add(selection.short_student(tiny_generator, knobs, 0, digits.val, **short)["loss"].mean().item())
     assert len(losses) == 3
 
 
-def test_students_of_one_network_have_one_mixture_of_labels(
-    digits, teacher, tiny_generator, generator_file, monkeypatch
-):
-    mixed = [recycling.Knobs(steps=1, hard_weight=h) for h in (0.0, 0.5, 0.5)]
-    with pytest.raises(ValueError, match="one mixture"):
-        selection.short_students([(tiny_generator, knobs, 0) for knobs in mixed], digits.val, **shared(teacher))
-
-    groups = []
-    search = selection.Search(digits.val, students=2, **shared(teacher))
-    search.group = 8  # as on a GPU
-    monkeypatch.setattr(search, "workers", lambda function, found, **_: groups.extend(found) or [])
-    assert search([(generator_file, knobs) for knobs in mixed]) == []
-    assert [[knobs.hard_weight for _, knobs, _ in group] for group in groups] == [[0, 0], [0.5] * 4]
-
-
 SELECTING = [
-    selection.short_students,
+    selection.short_student,
     selection.Search.__init__,
     selection.Search.__call__,
     selection.best,
@@ -226,7 +198,7 @@ SELECTING = [
     selection.tune,
     classifier.fit,
 ]
-SELECTING += [generator.fit, stacked.fit, recycling.SyntheticStream.__init__]
+SELECTING += [generator.fit, recycling.SyntheticStream.__init__]
 
 
 @pytest.mark.parametrize("function", SELECTING, ids=lambda f: f.__qualname__)

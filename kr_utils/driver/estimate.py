@@ -29,7 +29,6 @@ KEPT = 100  # speeds in it
 PATIENCE = 120  # seconds per measurement
 TIMED = ["from kr_utils import speed", "speed.main()"]  # the code whose speed is measured
 GPU_FLOPS = 40e12  # of a data-centre GPU on such networks: an assumption
-TOGETHER = 8  # Students that a GPU trains side by side (selection.TOGETHER)
 
 
 def budgets(profile: str, overrides: dict[str, dict]) -> profiles.Profile:
@@ -225,11 +224,11 @@ def on_a_gpu(chosen: profiles.Profile, sizes: work.Sizes, speed: dict) -> str:
 
     # Weights, gradients, two moments, moving average; and what a batch keeps for the backward pass
     painting = 20 * paint["parameters"] + chosen.generator.batch * paint["saved"]
-    students = TOGETHER * (12 * classify["parameters"] + chosen.teacher.batch * classify["saved"])
+    student = 12 * classify["parameters"] + chosen.teacher.batch * classify["saved"]
     files = (chosen.generator.checkpoints + bool(chosen.tuning.few_steps)) * paint["parameters"]
     files += (chosen.teacher.members + 1) * classify["parameters"]
     return (
         f"on a GPU about {hours:.2g} h a seed at {GPU_FLOPS / 1e12:.0f} TFLOP/s (an assumption; the operations are "
-        f"counted), up to {max(painting, students) / 1e9:.2g} GB of its memory (all in float32; bfloat16 takes less), "
+        f"counted), up to {max(painting, student) / 1e9:.2g} GB of its memory (all in float32; bfloat16 takes less), "
         f"{4 * files / 1e9:.2g} GB of weights on disk"
     )
