@@ -24,7 +24,7 @@ class Gradients:
     Parameters
     ----------
     loss_of : tensors of a batch -> scalar loss, without random numbers and without a look at any value on the way
-    parameters : what is trained
+    parameters : what is trained; no other computation with them may be alive, its gradients would go another way
     capture : False computes every batch as usual
     """
 

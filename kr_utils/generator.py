@@ -108,7 +108,7 @@ class Generator(torch.nn.Module):
 
     def denoised(self, noisy: Tensor, sigma: Tensor, raw: Tensor) -> Tensor:
         """D of EDM eq. 7: the image that the raw output [N, C, H, W] at noise level sigma [N] (or one) stands for."""
-        s, data = sigma.view(-1, 1, 1, 1), self.sigma_data
+        s, data = sigma.to(noisy.device).view(-1, 1, 1, 1), self.sigma_data
         total = s**2 + data**2
         return noisy * (data**2 / total) + raw * (s * data / total.sqrt())
 
