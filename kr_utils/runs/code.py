@@ -37,7 +37,7 @@ def code_hashes(stage: str, cells: list[str] | None = None) -> dict[str, str]:
     path = stages.NOTEBOOKS / f"{stages.notebook(stage)}.ipynb"
     code = "\n".join(number_cells(stage) if cells is None else cells)
     try:
-        return {"notebook": _digest(ast.unparse(_plain(code))), **_reached(code, _method())}
+        return {"notebook": _digest(_form(_plain(code))), **_reached(code, _method())}
     except SyntaxError as error:
         raise InputError(f"{path}: not valid Python ({error.msg}: {(error.text or '').strip()[:60]!r})") from error
 
@@ -143,14 +143,14 @@ def _parse(text: str) -> _File:
     for node in ast.walk(tree):  # imports inside functions, too
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                _bind(file, alias, node.module or "", ast.unparse(ast.ImportFrom(node.module, [alias], node.level)))
+                _bind(file, alias, node.module or "", _form(ast.ImportFrom(node.module, [alias], node.level)))
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 name = alias.asname or alias.name.partition(".")[0]
-                file.outside[name] = ast.unparse(ast.Import([alias]))
+                file.outside[name] = _form(ast.Import([alias]))
     for node in tree.body:
         for name in _names(node):
-            file.texts.setdefault(name, []).append(ast.unparse(node))
+            file.texts.setdefault(name, []).append(_form(node))
             file.loads.setdefault(name, set()).update(_loads(node, frozenset()))
     return file
 
@@ -252,9 +252,25 @@ def _plain(code: str) -> ast.Module:
     return tree
 
 
+def _form(node) -> str:
+    """A tree as text, the same in every version of Python: not `ast.unparse`, which prints f-strings in different ways.
+
+    Fields that are empty do not count, for new versions have more of them.
+    """
+    if isinstance(node, ast.AST):
+        if isinstance(node, ast.JoinedStr):  # some versions end it with an empty text
+            values = [value for value in node.values if not (isinstance(value, ast.Constant) and value.value == "")]
+            return f"JoinedStr({_form(values)})"
+        fields = [(key, value) for key, value in ast.iter_fields(node) if value is not None and value != []]
+        return f"{type(node).__name__}({', '.join(f'{key}={_form(value)}' for key, value in fields if key != 'ctx')})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(_form, node))}]"
+    return repr(node)
+
+
 def _plain_text(code: str | None) -> str:
     try:
-        return "" if code is None else ast.unparse(_plain(code))
+        return "" if code is None else _form(_plain(code))
     except SyntaxError:
         return code
 
