@@ -306,9 +306,9 @@ def case_graphs(quick: bool) -> list[dict]:
     split, rows, rounds = pictures(1500).to(DEVICE), [], 2 if quick else 5
     teacher = classifier.Ensemble(classifier.build(2, 1, 16, 14, k) for k in range(1, 5)).to(DEVICE)
     recipe = replace(RECIPE, erase=0.25)
-    real = classifier.Training(recipe, 6, AUGMENT)
+    real = classifier.Training(recipe, 6 if quick else 40, AUGMENT)
     gkd = replace(real, teacher=teacher, temperature=4.0)
-    painting = replace(PAINTING, steps=100, batch=16)
+    painting = replace(PAINTING, steps=100 if quick else 1000, batch=16)
 
     def classify(training):
         network = classifier.build(2, 1, 16, 14, 0).to(DEVICE)
