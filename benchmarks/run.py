@@ -350,7 +350,7 @@ def case_sweep(quick: bool) -> list[dict]:
             def singly():
                 for _, knobs in jobs:
                     for k in range(4):
-                        selection.short_student(model, knobs, k, digits.val, **shared)
+                        selection.short_student((model, knobs, k), digits.val, **shared)
 
             found = compare(singly, lambda: search(jobs), 1 if quick else 3)
     note = f"8 short Students on digits, {torch.get_num_threads()} processes; the processes were warm"

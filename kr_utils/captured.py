@@ -6,6 +6,7 @@ step one by one. A graph launches them all at once; the arithmetic is the same.
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterable
 
@@ -13,6 +14,12 @@ import torch
 from torch import Tensor
 
 WARM_UP = 3  # steps before a graph is captured: libraries set themselves up in them
+
+
+@functools.cache
+def _stream() -> torch.cuda.Stream:
+    """One for all: libraries keep a workspace for every stream that they ever saw."""
+    return torch.cuda.Stream()
 
 
 class Gradients:
@@ -32,7 +39,7 @@ class Gradients:
         self.loss_of, self.parameters = loss_of, list(parameters)
         self.seen: dict[tuple, int] = {}
         self.graphs: dict[tuple, tuple] = {}
-        self.beside = torch.cuda.Stream() if capture and self.parameters[0].is_cuda else None
+        self.beside = _stream() if capture and self.parameters[0].is_cuda else None
 
     def __call__(self, *batch: Tensor) -> Tensor:
         if self.beside is None:
@@ -50,10 +57,14 @@ class Gradients:
 
         # Replay; the gradients of a graph are its own tensors
         if shape not in self.graphs:
+            why = ""
             try:
                 self.graphs[shape] = self._captured(batch)
             except RuntimeError as error:  # of an operation that cannot be captured; none has been executed
-                print(f"no CUDA graph here ({str(error).splitlines()[0]}): step by step, with the same results")
+                why = str(error).splitlines()[0]
+            if why:
+                print(f"no CUDA graph here ({why}): step by step, with the same results")
+                self.close()
                 self.beside = None
                 return self._eager(batch)
         graph, inputs, loss, gradients = self.graphs[shape]
@@ -82,6 +93,11 @@ class Gradients:
         finally:
             gc.enable()
         return graph, inputs, loss.detach(), [parameter.grad for parameter in self.parameters]
+
+    def close(self) -> None:
+        """Give back the memory of the graphs and of the gradients."""
+        self.graphs.clear()
+        self._forget()
 
     def _forget(self) -> None:
         for parameter in self.parameters:

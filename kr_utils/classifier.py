@@ -354,6 +354,7 @@ def fit(
         at.epoch, at.batch, at.order = at.epoch + 1, 0, None
         resume.offer(state, parts, at, now=at.epoch == epochs)
 
+    gradients.close()
     if at.kept is not None:
         model.load_state_dict(at.kept)
     model.eval()

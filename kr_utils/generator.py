@@ -304,6 +304,7 @@ def fit(
             _hand_out(model, ema, step, on_checkpoint)
         resume.offer(state, parts, at, now=step == steps)
 
+    gradients.close()
     ema.copy_to(model.parameters())
     model.eval()
     return at.history

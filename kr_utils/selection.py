@@ -22,9 +22,7 @@ PER_IMAGE = ("correct", "loss")  # what a candidate's row has per validation ima
 
 
 def short_student(
-    model: generator.Generator,
-    knobs: Knobs,
-    k: int,
+    job: tuple[generator.Generator, Knobs, int],
     val: Split,
     training: classifier.Training,
     *,
@@ -34,7 +32,7 @@ def short_student(
     device: str = "cpu",
     state: resume.State | None = None,
 ) -> dict:
-    """Train one short GKD Student, number k, on a Generator's images under these knobs.
+    """Train one short GKD Student (Generator, knobs, number k).
 
     Validation images score it once, at its end: the best of its epochs on few of them would be a lucky one.
 
@@ -52,6 +50,7 @@ def short_student(
     draws, lists with a value per set
     """
     # Its own stream of images and its own initial weights
+    model, knobs, k = job
     stream_seed, own = seeds.derive(seed, "selection", k), seeds.derive(seed, "short student", k)
     how = {"seed": stream_seed, "period": period, "teacher": training.teacher, "state": state}
     stream = SyntheticStream(model, knobs, counts, **how)
@@ -158,7 +157,7 @@ def _train(given: tuple, job: tuple, tell: Callable) -> dict:
 
     def student() -> dict:
         model = generator.load(path, shared.get("device", "cpu"))
-        return short_student(model, knobs, k, val, state=saved and saved.part("training"), **shared)
+        return short_student((model, knobs, k), val, state=saved and saved.part("training"), **shared)
 
     def scored(student: dict) -> bool:
         """Whether what is saved are the scores of a Student on these validation images."""

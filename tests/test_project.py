@@ -73,7 +73,7 @@ FLOORS = {
     "evidence": {"attacks", "audit", "metrics", "shadow_attacks"},
     "shadow_attacks": {"metrics"},
     "audit": {"metrics"},
-    "speed": {"attacks", "classifier", "data", "generator", "precision", "sampling"},
+    "speed": {"attacks", "captured", "classifier", "data", "generator", "precision", "sampling"},
     "exercises": set(),
     "panels": {"attacks", "generator", "metrics", "plots", "sampling"},
     # runs/, the store

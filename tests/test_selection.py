@@ -100,7 +100,8 @@ def test_score_prefers_a_generator_that_shows_the_classes(digits, teacher, tiny_
     for name, sampler in (("real", real), ("noise", noise)):
         monkeypatch.setattr(sampling, "sample", sampler)
         knobs = recycling.Knobs(guidance=2.0, steps=5)
-        students = [selection.short_student(tiny_generator, knobs, k, digits.val, **shared(teacher)) for k in range(2)]
+        jobs = [(tiny_generator, knobs, k) for k in range(2)]
+        students = [selection.short_student(job, digits.val, **shared(teacher)) for job in jobs]
         rows[name] = selection.summarise(knobs, students)
     assert rows["real"]["cas"] > 0.7
     assert rows["real"]["cas"] > rows["noise"]["cas"] + 0.2
@@ -185,7 +186,7 @@ def test_a_short_student_follows_the_temperature_and_hard_weight_of_its_knobs(di
     losses, short = set(), shared(teacher, epochs=1)
     for labels in ({}, {"temperature": 4.0}, {"hard_weight": 1.0}):
         knobs = recycling.Knobs(steps=1, **labels)
-        losses.add(selection.short_student(tiny_generator, knobs, 0, digits.val, **short)["loss"].mean().item())
+        losses.add(selection.short_student((tiny_generator, knobs, 0), digits.val, **short)["loss"].mean().item())
     assert len(losses) == 3
 
 

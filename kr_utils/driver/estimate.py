@@ -224,7 +224,7 @@ def on_a_gpu(chosen: profiles.Profile, sizes: work.Sizes, speed: dict) -> str:
 
     # Weights, gradients, two moments, moving average; and what a batch keeps for the backward pass
     painting = 20 * paint["parameters"] + chosen.generator.batch * paint["saved"]
-    student = 12 * classify["parameters"] + chosen.teacher.batch * classify["saved"]
+    student = 12 * classify["parameters"] + 2 * chosen.teacher.batch * classify["saved"]  # batches have two sizes
     files = (chosen.generator.checkpoints + bool(chosen.tuning.few_steps)) * paint["parameters"]
     files += (chosen.teacher.members + 1) * classify["parameters"]
     return (

@@ -255,17 +255,18 @@ def _plain(code: str) -> ast.Module:
 def _form(node) -> str:
     """A tree as text, the same in every version of Python: not `ast.unparse`, which prints f-strings in different ways.
 
-    Fields that are empty do not count, for new versions have more of them.
+    Fields that are empty do not count, for new versions have more of them; an import that is not lazy is one of 3.15.
     """
     if isinstance(node, ast.AST):
         if isinstance(node, ast.JoinedStr):  # some versions end it with an empty text
             values = [value for value in node.values if not (isinstance(value, ast.Constant) and value.value == "")]
             return f"JoinedStr({_form(values)})"
         fields = [(key, value) for key, value in ast.iter_fields(node) if value is not None and value != []]
-        return f"{type(node).__name__}({', '.join(f'{key}={_form(value)}' for key, value in fields if key != 'ctx')})"
+        fields = [(key, value) for key, value in fields if key != "ctx" and (key, value) != ("is_lazy", 0)]
+        return f"{type(node).__name__}({', '.join(f'{key}={_form(value)}' for key, value in fields)})"
     if isinstance(node, list):
         return f"[{', '.join(map(_form, node))}]"
-    return repr(node)
+    return ascii(node)
 
 
 def _plain_text(code: str | None) -> str:
