@@ -16,7 +16,7 @@ from kr_utils import InputError, belief, evidence, owned, paths, profiles, resul
 from kr_utils.intervals import Run
 
 # Of the metrics of 08
-KEPT = ("matrix", "volume", "worst", "pipelines", "pool", "canaries", "lambda", "doubts", "words", "spent")
+KEPT = ("matrix", "volume", "worst", "pipelines", "pool", "canaries", "lambda", "doubts", "words", "spent", "made_on")
 
 
 def to_keep(title: str, run: Run) -> dict:
@@ -64,7 +64,7 @@ def read(folder: Path) -> list[dict]:
     for path in (path for path in paths.listed(folder) if path.match("audit-*.json")):
         try:
             found = json.loads(owned.read_text(path, results_file.LARGEST))
-            told(found), table(found), volumes(found)
+            told(found), table(found), volumes(found), machines(found)
             if not re.fullmatch(r"[\w ./,=-]+", command(found)):  # it stands in the tables as code
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -135,6 +135,12 @@ def command(found: dict) -> str:
     whose = f"--profile {found['profile']} --datasets {found['dataset']} --seeds {found['seed']}"
     how = f"--audit {found['pipelines']} --threads {found['threads']}{found['settings']}"
     return f".venv/bin/python run_all.py {whose} {how}"
+
+
+def machines(found: dict) -> str:
+    """Where the pipelines were made, and the attacks if elsewhere."""
+    made = found.get("made_on", [found["hardware"]])
+    return "; ".join(made) + f" (attacks: {found['hardware']})" * (made != [found["hardware"]])
 
 
 def _auc(row: dict) -> str:

@@ -696,7 +696,7 @@ def audit_section(audits: Iterable[dict]) -> str:
                 "Students by how many different synthetic images they saw, all with the same steps:",
                 markdown(curve),
             ]
-        made = f"`{audited.command(found)}`; {escape(found['hardware'])}; commit {escape(short(found['commit']))}"
+        made = f"`{audited.command(found)}`; {escape(audited.machines(found))}; commit {escape(short(found['commit']))}"
         parts.append(f"* {escape(found['title'])}: {made}")
     return "\n\n".join([AUDITS, *parts]) + "\n" if parts else ""
 

@@ -35,6 +35,7 @@ def an_audit(**more):
             cell("dp-sgd", "lira", None),
             cell("real-plain", "lira", None),
         ],
+        "made_on": ["CPU, GPU none, torch 2"],
         "spent": {"0": {"dp-sgd": {"epsilon": 7.996, "delta": 1e-3}}},
         "worst": {"student": {"auc": 0.851, "auc_low": 0.791, "auc_high": 0.901}},
         "volume": [
@@ -135,7 +136,17 @@ def test_an_audit_changes_no_row_of_results_and_seeds_without_one_count_with_it(
     assert profiles.budget("audit", "smoke").pipelines != 4
 
 
+def test_an_audit_says_where_its_pipelines_were_made():
+    there = "CPU, GPU H100, torch 2"
+    assert audited.machines(an_audit()) == "CPU, GPU none, torch 2"
+    assert audited.machines(an_audit(made_on=[there])) == f"{there} (attacks: CPU, GPU none, torch 2)"
+    old = {key: value for key, value in an_audit().items() if key != "made_on"}
+    assert audited.machines(old) == "CPU, GPU none, torch 2"
+    assert there in results.audit_section([an_audit(made_on=[there])])
+
+
 BROKEN = {
+    "machines that are numbers": json.dumps(an_audit(made_on=[1])),
     "no JSON": "{",
     "a list": "[]",
     "without a key": json.dumps({key: value for key, value in an_audit().items() if key != "matrix"}),
