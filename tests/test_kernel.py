@@ -1,10 +1,14 @@
 """The kernel and the manifest are the project's own: the same command gives the same bytes for every user."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+import psutil
 import pytest
 
 from kr_utils import runs, stages
@@ -183,3 +187,28 @@ def test_the_commit_is_that_of_this_repository_or_none(tmp_path, monkeypatch):
     assert machine.git_commit() == git("rev-parse", "HEAD", cwd=home)
     (home / "kr_utils/stages.py").write_text("changed")
     assert machine.git_commit().endswith("+changes")
+
+
+@pytest.mark.parametrize(("folder", "transport"), [("k", "ipc"), ("k" * 90, "tcp")])
+def test_a_kernel_talks_through_a_folder_of_its_own_where_the_path_is_short_enough(folder, transport):
+    """Of twenty that start at once two would take one port."""
+    with tempfile.TemporaryDirectory() as place:
+        private = _made(Path(place) / folder)
+        manager = execute._kernel_class(private, 1, "test")()
+
+        async def listening() -> list:
+            await manager.start_kernel()
+            client = manager.client()
+            client.start_channels()
+            try:
+                await client.wait_for_ready(timeout=60)
+                process = psutil.Process(manager.provisioner.pid)
+                return [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            finally:
+                client.stop_channels()
+                await manager.shutdown_kernel(now=True)
+
+        ports = asyncio.run(listening())
+    assert manager.transport == transport
+    assert (len(ports) >= 5) == (transport == "tcp")
+    assert len(ports) <= 1 or transport == "tcp", "none but the debugger's, which looks for another where one is taken"

@@ -29,6 +29,7 @@ class StageFailed(RuntimeError):
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 KERNELS: dict[int, str] = {}  # process -> its driver, of the stages that this process executes now
 STOPPED: set[str] = set()  # drivers
+SOCKET_PATH = 90  # bytes: a socket's path may have 103 or 107 with its number, by system; beyond it, TCP on loopback
 START_TIMEOUT = 600  # seconds that a kernel may need to come up, on a network's disk with a cold cache, say
 # Of Python's own variables these may reach a kernel; others change what it computes or checks (PYTHONOPTIMIZE,
 # PYTHONSTARTUP, PYTHONWARNINGS, ...).
@@ -182,7 +183,11 @@ def _kernel_class(private: Path, threads: int | None, driver: str) -> type:
     from jupyter_client.kernelspec import KernelSpec
 
     class Kernel(AsyncKernelManager):
-        """papermill hands on no environment, and its `cwd` changes that of this whole process; so both go in here."""
+        """papermill hands on no environment, and its `cwd` changes that of this whole process; so both go in here.
+
+        It talks through sockets in a folder of its own. Of many kernels that start at once two would take one TCP port,
+        and the second would be waited for in vain.
+        """
 
         # Not looked up: a "python3" on the user's JUPYTER_PATH may be any Python.
         kernel_spec = KernelSpec(
@@ -192,7 +197,9 @@ def _kernel_class(private: Path, threads: int | None, driver: str) -> type:
         )
 
         async def start_kernel(self, **options):
-            self.connection_file = str(private / "kernel.json")
+            self.connection_file, sockets = str(private / "kernel.json"), str(private / "kernel")
+            if os.name == "posix" and len(os.fsencode(sockets)) <= SOCKET_PATH:
+                self.transport, self.ip = "ipc", sockets
             await super().start_kernel(env=environment(private, threads), cwd=str(stages.NOTEBOOKS), **options)
             self.seen = self.provisioner.pid
             KERNELS[self.seen] = driver
