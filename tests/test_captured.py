@@ -43,7 +43,8 @@ def test_loss_and_gradients_are_those_of_backward(device):
 @gpu
 @pytest.mark.parametrize("soft", [False, True])
 def test_a_captured_training_is_the_eager_one_to_the_last_bit(digits, teacher, monkeypatch, soft):
-    """75 and 76 images a batch; the Student also learns from a Teacher."""
+    """75 and 76 images a batch; the Student also learns from a Teacher. The same convolutions every time, for once."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     split, val = (data.Split(part.images[:377], part.labels[:377]).to("cuda") for part in (digits.train, digits.val))
     training = classifier.Training(RECIPE, 4, classifier.Augmentation(1, erase=0.25))
     if soft:
@@ -59,6 +60,7 @@ def test_a_captured_training_is_the_eager_one_to_the_last_bit(digits, teacher, m
 
 @gpu
 def test_a_captured_generator_is_the_eager_one_to_the_last_bit(digits, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     training = generator.Training(30, 32, 2e-3, ema_decay=0.9, label_dropout=0.1, hflip=True)
     found = []
     for warm_up in (captured.WARM_UP, 10**9):
