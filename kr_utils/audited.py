@@ -38,13 +38,19 @@ def to_keep(title: str, run: Run) -> dict:
     asked = {"shadow": done.metrics["shadow"], "audit": done.budget}
     for stage, budget in asked.items():
         budgets[stage] = {key: value for key, value in budget.items() if key != "pipelines"}
-    return origin | {"settings": profiles.changes(budgets, profile)} | {key: done.metrics[key] for key in KEPT}
+    kept = {key: done.metrics[key] for key in KEPT}
+    kept["made_on"] = [_in_words(**place) for place in kept["made_on"]]
+    return origin | {"settings": profiles.changes(budgets, profile)} | kept
 
 
 def machine(manifest: dict) -> str:
     """Where a stage was made: processor, GPU, version of torch."""
     hardware = manifest["hardware"]
-    return f"{hardware['cpu']}, GPU {hardware['gpu'] or 'none'}, torch {manifest['versions']['torch']}"
+    return _in_words(hardware["cpu"], hardware["gpu"], manifest["versions"]["torch"])
+
+
+def _in_words(cpu: str, gpu: str | None, torch: str) -> str:
+    return f"{cpu}, GPU {gpu or 'none'}, torch {torch}"
 
 
 def text(found: dict) -> str:

@@ -109,6 +109,7 @@ def test_what_is_kept_is_read_again_and_has_its_origin(tmp_path):
     kept = audited.to_keep("Digits", run)
     assert kept["settings"] == " --set distillation.epochs=7 --set shadow.ablation=0 --set audit.draws=50"
     assert (kept["pipelines"], kept["seed"], kept["fingerprint"]) == (4, 3, "f8")
+    assert kept["made_on"] == ["CPU, GPU none, torch 2", "CPU, GPU H100, torch 2"]
     (tmp_path / "audit-digits-3.json").write_text(audited.text(kept))
     (tmp_path / "audit-digits-3.txt").write_text("alt text")
     assert audited.read(tmp_path) == [json.loads(audited.text(kept))]
@@ -121,6 +122,7 @@ def audited_run():
     run["distillation"].budget = {"epochs": 7}
     metrics = {key: value for key, value in an_audit(pipelines=4).items() if key in audited.KEPT}
     metrics["shadow"] = {"pipelines": 4, "ablation": 0}
+    metrics["made_on"] = [{"cpu": "CPU", "gpu": gpu, "torch": "2"} for gpu in (None, "H100")]
     manifest = {"hardware": {"cpu": "CPU", "gpu": None, "threads": 1}, "versions": {"torch": "2"}, "seconds": 6000.0}
     manifest |= {"git_commit": "0123456789", "fingerprint": "f8"}
     manifest["parameters"] = {"profile": "smoke", "dataset": "digits", "seed": 3}

@@ -263,6 +263,16 @@ def test_dry_run_adds_up_what_is_known(tmp_path):
     )
 
 
+def test_what_another_processor_took_is_not_expected_of_this_one(tmp_path, monkeypatch):
+    """A stage of a GPU's machine took minutes where this one would take an hour."""
+    for job in make_plan(tmp_path, seeds=[0], until="teacher"):
+        took(job, 90.0)
+    monkeypatch.setattr(machine, "hardware", lambda: {"cpu": "another"})
+    jobs = make_plan(tmp_path, seeds=[0, 1], until="teacher")
+    assert [job.expected for job in jobs] == [None] * 4
+    assert [job.seconds for job in jobs] == [90, 90, None, None], "but it is told"
+
+
 def test_the_live_table_has_a_row_per_run_and_elapsed_and_expected_times(tmp_path):
     from rich.console import Console
 

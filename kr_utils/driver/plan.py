@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from kr_utils import InputError, profiles, runs, stages
-from kr_utils.runs import cells, copies, files, folders, identity
+from kr_utils.runs import cells, copies, files, folders, identity, machine
 
 UP_TO_DATE = "up to date"
 
@@ -25,7 +25,7 @@ class Job:
     reuse: bool
     reason: str
     seconds: float | None  # it took last time
-    expected: float | None = None  # seconds: last time's, else the mean of the dataset's other seeds
+    expected: float | None = None  # seconds: last time's, else the dataset's mean; of such a processor as here
 
     @property
     def where(self) -> str:
@@ -114,11 +114,12 @@ def plan(
     several = profiles.budget("shadow", profile, overrides.get("shadow")).pipelines
     common = {"profile": profile, "runs_dir": str(root), "interactive": False}
 
-    # What stages took before, of any seed: the time that is expected.
+    # What stages took before on such a processor, of any seed: the time that is expected.
     seconds: dict[tuple[str, str], list[float]] = {}  # dataset, stage
     for (dataset, _), done in runs.find(root, profile).items():
         for stage, item in done.items():
-            seconds.setdefault((dataset, stages.kind(stage)), []).append(item.manifest["seconds"])
+            if _made_here(item):
+                seconds.setdefault((dataset, stages.kind(stage)), []).append(item.manifest["seconds"])
 
     for dataset in datasets:
         for seed in seeds:
@@ -175,8 +176,13 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
         reuse,
         reason,
         done.manifest["seconds"] if done else None,
-        done.manifest["seconds"] if done else None,
+        done.manifest["seconds"] if done and _made_here(done) else None,
     )
+
+
+def _made_here(done: runs.Done) -> bool:
+    """Whether a result was made on such a processor as this one: another one's time says nothing here."""
+    return done.manifest["hardware"]["cpu"] == machine.hardware()["cpu"]
 
 
 def _what_is_stale(done: runs.Done, parts: dict, above: dict[str, Job], figures: Path, root: Path) -> str:
