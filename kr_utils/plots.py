@@ -267,8 +267,11 @@ def checkpoint_curve(groups: dict[str, tuple[list[dict], int]]) -> Figure:
     return figure
 
 
-def tuning_front(groups: dict[str, tuple[list[dict], dict, list[dict]]]) -> Figure:
-    """Validation CAS against cost, each setting with its number; name -> (all rows, chosen, rows on the front)."""
+def tuning_front(groups: dict[str, tuple[list[dict], dict, list[dict]]], settings: Sequence[str] = ()) -> Figure:
+    """Validation CAS against cost, each setting with its number; name -> (all rows, chosen, rows on the front).
+
+    settings : what each number stands for, written below
+    """
     figure, axis = plt.subplots(figsize=(6.4, 3.8))
     for k, (name, (rows, chosen, front)) in enumerate(groups.items()):
         colour = f"C{k}"
@@ -291,6 +294,10 @@ def tuning_front(groups: dict[str, tuple[list[dict], dict, list[dict]]]) -> Figu
     axis.margins(0.12)
     axis.set_title("Tuning: accuracy against cost")
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)
+    if settings:
+        lines = "\n".join(f"{number}: {words}" for number, words in enumerate(settings, 1))
+        figure.set_figheight(figure.get_figheight() + 0.19 * (len(settings) + 1))
+        axis.set_xlabel(f"{axis.get_xlabel()}\n\n{lines}", loc="left", multialignment="left")
     return figure
 
 

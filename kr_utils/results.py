@@ -563,6 +563,22 @@ def points(table: pd.DataFrame) -> list[dict]:
     return out
 
 
+def settings_told(rows: list[dict]) -> list[str]:
+    """Each setting of Tuning in words: guidance, solver steps, and whatever else differs from setting to setting.
+
+    rows : of 04's scores.csv
+    """
+    tried = {"churn": "churn", "threshold": "filter", "temperature": "temperature", "hard_weight": "asked label"}
+    differs = [name for name in tried if len({row[name] for row in rows}) > 1]
+
+    def told(row: dict) -> str:
+        drawn = f"few-step ({row['few']:g})" if row["few"] else f"{row['steps']:g} steps"
+        more = [f"{tried[name]} {row[name]:g}" for name in differs if row[name]]
+        return ", ".join([f"guidance {row['guidance']:g}", drawn, *more])
+
+    return [told(row) for row in rows]
+
+
 def overall(table: pd.DataFrame) -> str:
     """One sentence: the means over datasets of the mean gaps, and their Student-t intervals over datasets."""
     datasets = _datasets(table)

@@ -52,6 +52,16 @@ def test_saved_figures_are_reproducible_and_carry_alt_text(tmp_path):
     assert (tmp_path / "a/p.txt").read_text() == "what it shows\n"
 
 
+def test_what_the_numbers_of_settings_stand_for_is_written_below_nothing_else():
+    rows = [{"cost": 8.0 * k, "cas": 0.8 + 0.01 * k} for k in (1, 2, 3)]
+    figure = plots.tuning_front({"digits": (rows, rows[1], rows)}, [f"setting {k}" for k in "abc"])
+    figure.draw_without_rendering()
+    label = figure.axes[0].xaxis.label
+    assert label.get_text().splitlines()[-3:] == ["1: setting a", "2: setting b", "3: setting c"]
+    assert not label.get_window_extent().overlaps(figure.legends[0].get_window_extent())
+    assert all(label.get_window_extent().y1 < text.get_window_extent().y0 for text in figure.axes[0].texts)
+
+
 def test_dots_are_in_percent_on_their_lines_with_whiskers_only_where_known():
     nan = float("nan")
     series = {"d": [(0.01, -0.02, 0.03), (nan, nan, nan)], "e": [(-0.05, nan, nan), (0.0, 0.0, 0.0)]}

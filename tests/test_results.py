@@ -294,6 +294,21 @@ def test_changes_that_were_not_committed_are_told():
     assert results.provenance(table)[0].endswith("commit 0123456789+changes")
 
 
+def test_settings_are_told_by_what_differs_and_is_in_use():
+    usual = {"guidance": 1.0, "steps": 8.0, "churn": 0.0, "threshold": 0.0, "few": 0.0}
+    usual |= {"temperature": 4.0, "hard_weight": 0.0}
+    changed = [{"guidance": 2.5}, {"threshold": 0.5}, {"few": 2.0, "steps": 3.0}, {"hard_weight": 0.5, "churn": 2.0}]
+    assert results.settings_told([usual, *(usual | change for change in changed)]) == [
+        "guidance 1, 8 steps",
+        "guidance 2.5, 8 steps",
+        "guidance 1, 8 steps, filter 0.5",
+        "guidance 1, few-step (2)",
+        "guidance 1, 8 steps, churn 2, asked label 0.5",
+    ]
+    told = results.settings_told([usual, usual | {"temperature": 1.0}])
+    assert told == ["guidance 1, 8 steps, temperature 4", "guidance 1, 8 steps, temperature 1"]
+
+
 def test_the_three_aucs_of_an_attack_stand_beside_each_other_and_are_told_in_words():
     table = rows()
     table.loc[table.method == "gkd", "mia_auc"] = [0.54, 0.54, 0.54]  # real: 0.55, 0.56, 0.57
