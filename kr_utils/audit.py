@@ -491,7 +491,7 @@ def words(rows: Sequence[Row]) -> str:
 
     Parameters
     ----------
-    rows : of `judge`, with "artefact" and "attack" in words
+    rows : of `judge`, with "artefact" in plain words; artefacts of the same words are told together, by the worst
     """
     made = [row for row in rows if row.get("auc") is not None]
     if not made:
@@ -499,11 +499,10 @@ def words(rows: Sequence[Row]) -> str:
             "No attack could be made, so nothing was learned about what these artefacts give away. "
             "An audit with shadows takes at least six pipelines."
         )
-    artefacts = list(dict.fromkeys(row["artefact"] for row in made))
     attacks = len({row["attack"] for row in made})
     tried = (
-        f"We attacked {_listed(artefacts)} with {attacks} kind{'s' * (attacks != 1)} of attack, each asked up to "
-        f"{max(row['members'] + row['non_members'] for row in made):,} times if some record was used in training"
+        f"We let {attacks} kind{'s' * (attacks != 1)} of attack guess up to "
+        f"{max(row['members'] + row['non_members'] for row in made):,} times if a record had been used in training"
     )
     if not all(row["believed"] for row in made):
         return (
@@ -511,22 +510,25 @@ def words(rows: Sequence[Row]) -> str:
             "So this audit says nothing about what may be handed out, neither for nor against it."
         )
 
-    # What was seen, each artefact by the worst that is known of it
-    seen: dict[str, list[str]] = {"leaks": [], "no evidence": [], "no power": []}
-    for artefact in artefacts:
+    # What was seen, each artefact by the worst that is known of it; the largest leak first
+    seen: dict[str, list[tuple[str, Row]]] = {"leaks": [], "no evidence": [], "no power": []}
+    for artefact in dict.fromkeys(row["artefact"] for row in made):
         own = [row for row in made if row["artefact"] == artefact]
         kind = next(kind for kind in seen if kind in {row["evidence"] for row in own})
         best = min((row for row in own if row["evidence"] == kind), key=lambda r: (max(r["p"], CERTAIN), -r["auc"]))
-        seen[kind].append(artefact + _success(best) * (kind == "leaks"))
+        seen[kind].append((artefact, best))
+    seen["leaks"].sort(key=lambda pair: -pair[1]["auc"])
+    names = {kind: [artefact for artefact, _ in pairs] for kind, pairs in seen.items()}
+    names["leaks"] = [f"{artefact} ({_success(row, first=not k)})" for k, (artefact, row) in enumerate(seen["leaks"])]
     says = {
         "leaks": "used records were recognised from",
         "no evidence": "no attack did better than chance explains on",
         "no power": "there was too little to judge",
     }
-    told = "; ".join(f"{says[kind]} {_listed(names)}" for kind, names in seen.items() if names)
+    told = "; ".join(f"{says[kind]} {_listed(each)}" for kind, each in names.items() if each)
 
-    # What would have been seen, by the least sensitive attack that found nothing
-    missed = [row for row in made if row["evidence"] == "no evidence"]
+    # What would have been seen, by the least sensitive attack on what no attack found anything in
+    missed = [row for row in made if row["artefact"] in names["no evidence"] and row["evidence"] == "no evidence"]
     if missed:
         auc, tpr = (max(row[f"detectable_{name}"] or 1.0 for row in missed) for name in ("auc", "tpr_at_1pct_fpr"))
         could = (
@@ -541,11 +543,15 @@ def words(rows: Sequence[Row]) -> str:
     return f"{tried}: {told}. {could}."
 
 
-def _success(row: Row) -> str:
-    """What a leak looks like: over all records, or where only few are recognised, of these."""
+def _success(row: Row, first: bool) -> str:
+    """What a leak looks like: over all records, or where only few are recognised, of these.
+
+    first : whether to say what is counted
+    """
     if row["tpr_at_1pct_fpr"] is None or row["auc"] >= (row["detectable_auc"] or 1.0):
-        return f" ({row['attack']} is right about {_share(row['auc'])} pairs of a used and an unused record)"
-    return f" ({row['attack']} recognises {_share(row['tpr_at_1pct_fpr'])} used records while accusing 1 of 100 others)"
+        right = f"right about {_share(row['auc'])} pairs"
+        return f"{right} of a used and an unused record; guessing: 50" if first else right
+    return f"recognising {_share(row['tpr_at_1pct_fpr'])} used records while accusing 1 of 100 others"
 
 
 def _share(value: float) -> str:

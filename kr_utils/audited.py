@@ -73,6 +73,8 @@ def read(folder: Path) -> list[dict]:
             told(found), table(found), volumes(found), machines(found)
             if not re.fullmatch(r"[\w ./,=-]+", command(found)):  # it stands in the tables as code
                 raise ValueError
+            if not isinstance(found["words"], str):
+                raise TypeError
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not an audit that 10 wrote ({type(error).__name__}); move it away") from None
         out.append(found)
@@ -91,17 +93,22 @@ def table(found: dict) -> pd.DataFrame:
         if top is None:
             continue  # there were too few pipelines for any attack on it
         main = evidence.main_row(own)
-        rate, canaries, least = main["tpr_1"], main["canary_auc"], main["detectable_auc"]
+        canaries, least = main["canary_auc"], main["detectable_auc"]
         numbers = {
             "AUC": f"{_auc(main)} ({evidence.ATTACKS[main['attack']]})",
             "detectable AUC": "" if least is None else f"{least:.3f}",
-            "TPR at 1 % FPR": "not estimable" if rate is None else f"{100 * rate:.1f}",
+            "TPR at 1 % FPR": _rate(main["tpr_1"]),
+            "detectable TPR": "" if main["detectable_tpr_1"] is None else _rate(main["detectable_tpr_1"]),
+            "TPR at 0.1 % FPR": _rate(main["tpr_01"]),
             "largest AUC": f"{top['auc']:.3f} ({evidence.ATTACKS[top['attack']]})",
             "AUC on canaries": "" if canaries is None else f"{canaries:.3f}",
         }
         # Images and weights classify nothing
-        accuracy = "" if artefact in ("images", "generator") else f"{100 * main['accuracy']:.1f}"
-        row = {"artefact": evidence.title(artefact) + _epsilon(found, artefact), "accuracy": accuracy}
+        classifies = artefact not in ("images", "generator")
+        row = {"artefact": evidence.title(artefact) + _epsilon(found, artefact)}
+        row["accuracy"] = f"{100 * main['accuracy']:.1f}" if classifies else ""
+        row["members - others"] = f"{100 * main['gap']:+.1f}" if main["gap"] is not None else ""
+        row[f"AOP (λ={found['lambda']:g})"] = f"{main['aop']:.3f}" if classifies and main["aop"] is not None else ""
         out.append(
             row
             | {name: belief.marked(cell, doubts) for name, cell in numbers.items()}
@@ -125,7 +132,7 @@ def volumes(found: dict) -> pd.DataFrame:
 
 
 def told(found: dict) -> list[str]:
-    """What stands around the tables: the audit's size and controls, its worst cases."""
+    """What stands around the tables: the audit's size and controls, its two sentences, its worst cases."""
     doubts = found["doubts"]["audit"]
     size = f"{found['pipelines']} pipelines, {found['pool']} records, {found['canaries']} of them canaries"
     head = f"{found['title']} (profile {found['profile']}, seed {found['seed']}): {size}; {belief.told(doubts)}."
@@ -133,7 +140,7 @@ def told(found: dict) -> list[str]:
         f"{evidence.title(name)} {belief.marked(_auc(row), doubts)}" for name, row in found["worst"].items()
     )
     lines = [f"AUC on the twentieth of the records that leak most: {worst}."] if worst else []
-    return [head, *lines]
+    return [head, found["words"], *lines]
 
 
 def command(found: dict) -> str:
@@ -151,6 +158,10 @@ def machines(found: dict) -> str:
 
 def _auc(row: dict) -> str:
     return belief.numbers(*(row[f"auc{end}"] for end in ("", "_low", "_high")))
+
+
+def _rate(value: float | None) -> str:
+    return "not estimable" if value is None else f"{100 * value:.1f}"
 
 
 def _epsilon(found: dict, artefact: str) -> str:

@@ -12,7 +12,7 @@ import json
 import re
 import shlex
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -418,6 +418,11 @@ def _class_names(name: str, info: Info) -> tuple[str, ...]:
     if name == "cifar10":
         return ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     return tuple(str(i) for i in range(info.classes))
+
+
+def class_words(name: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes as figures and tables show them: RetinaMNIST's are called 0 to 4, and are grades."""
+    return tuple(f"grade {k}" if name.startswith("retinamnist") and k.isdigit() else k for k in classes)
 
 
 def _cut(labels: np.ndarray, sizes: tuple[int, ...], seed: int = 0) -> list[np.ndarray]:

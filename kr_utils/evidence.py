@@ -6,7 +6,8 @@ attacks.py (which know one network) and shadow_attacks.py (which know the others
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,14 @@ def title(artefact: str) -> str:
     if artefact in ARTEFACTS or kind != "student":
         return ARTEFACTS.get(artefact, artefact.upper().replace("DP-SGD-", "DP-SGD, epsilon "))
     return f"Student ({which.replace('_', ' ')})"
+
+
+def plain(artefact: str) -> str:
+    """What kind of thing an artefact is, for a reader without statistics."""
+    kinds = {"student": "Students trained on synthetic images", "images": "the synthetic images"}
+    kinds |= {"generator": "the Generator's weights", "dp": "the classifier trained under noise, DP-SGD"}
+    real = "classifiers that saw the real images"
+    return real if artefact == "student-real_images" else kinds.get(artefact.partition("-")[0], real)
 
 
 def in_order(artefacts: Sequence[str]) -> list[str]:
@@ -296,17 +305,28 @@ def copied(
     return out, counted
 
 
-def require_alike(shadows: Sequence, pipelines: int) -> None:
+def require_alike(shadows: Sequence, pipelines: int, given: Mapping) -> None:
     """Refuse pipelines that were made for another audit: halves of another number do not fit together.
 
+    Parameters
+    ----------
     shadows : `runs.Done`, in order of their numbers
+    given : what the notebook was given, for the command that makes the others
+
+    Raises
+    ------
+    InputError
+        One was made for another number of pipelines: the message names it, and both ways out.
     """
     others = [k for k, done in enumerate(shadows) if done.budget["pipelines"] != pipelines]
     if others:
         made = shadows[others[0]].budget["pipelines"]
+        options = {"--profile": "profile", "--datasets": "dataset", "--seeds": "seed", "--runs-dir": "runs_dir"}
+        options |= {"--data-root": "data_root"}
+        words = [str(word) for option, key in options.items() if str(given[key]) for word in (option, given[key])]
         raise InputError(
             f"07_shadow-{others[0]:02d} was made for an audit of {made} pipelines, not of {pipelines}: set overrides "
-            f'to {{"pipelines": {made}}}, or run `python run_all.py --audit {pipelines}`'
+            f'to {{"pipelines": {made}}}, or run `python run_all.py {shlex.join(words)} --audit {pipelines}`'
         )
 
 
@@ -319,6 +339,19 @@ def picture(matrix: Sequence[dict]) -> dict:
     columns = [words for name, words in ATTACKS.items() if any(row["attack"] == name for row in matrix)]
     cells = {(title(row["artefact"]), ATTACKS[row["attack"]]): row for row in matrix}
     return {"cells": cells, "rows": rows, "columns": columns}
+
+
+def plane(matrix: Sequence[dict]) -> list[dict]:
+    """What `plots.privacy_plane` draws of a stored matrix: each artefact's main attack beside its accuracy."""
+    colour = {"real": "real", "real-plain": "real", "teacher": "ensemble", "ensemble": "ensemble"}
+    colour |= {"images": "chance", "generator": "chance"}
+    found = []
+    for artefact in in_order(list(dict.fromkeys(row["artefact"] for row in matrix))):
+        row = main_row([row for row in matrix if row["artefact"] == artefact])
+        key = colour.get(artefact, "control" if artefact.startswith("dp-sgd") else "student")
+        if row["auc"] is not None:
+            found.append(row | {"name": title(artefact), "key": key})
+    return found
 
 
 def by_volume(points: Sequence[dict]) -> list[dict]:

@@ -193,6 +193,11 @@ def pipeline() -> Figure:
     link((6.2, -0.05), (6.2, 0.6))
     link((11.2, 3.15), (11.2, 3.4), shrinkA=2, shrinkB=2)
     link((11.2, 2.0), (11.2, 1.75), shrinkA=2, shrinkB=2)
+
+    # What chooses an epoch, and what is attacked besides
+    link((5.25, -0.05), (4.25, 3.4), "epoch", (4.62, 2.0), ls="--", lw=1)
+    link((7.2, -0.05), (8.2, 3.4), "epoch", (7.6, 2.2), ls="--", lw=1)
+    link((4.4, 3.55), (10.5, 1.35), ls="--", lw=1)
     return figure
 
 
@@ -204,7 +209,7 @@ def curves(series: dict[str, tuple[list, list]], xlabel: str, ylabel: str, marks
     for name, (x, y) in (marks or {}).items():
         axis.plot([x], [y], "*", color="black", markersize=13, label=name)
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.legend()
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -338,26 +343,31 @@ def dots(names: list[str], series: dict[str, list[tuple]], xlabel: str, title: s
     return figure
 
 
-def roc(curves_: dict[str, tuple[np.ndarray, np.ndarray, str]], title: str) -> Figure:
-    """Attack ROC on log axes; name -> (scores of members, scores of non-members, key of `COLOURS`)."""
-    figure, axis = plt.subplots(figsize=(4.6, 4.2))
-    floor = 1.0
+def roc(curves_: dict[str, tuple[list[np.ndarray], list[np.ndarray], str]], title: str) -> Figure:
+    """Attack ROC on log axes: the mean over seeds, and a band from the lowest to the highest seed.
 
-    # A curve per model
+    curves_ : name -> (scores of members, scores of non-members, key of `COLOURS`); an array per seed
+    """
+    figure, axis = plt.subplots(figsize=(4.6, 4.6))
+    floor = min(1 / len(scores) for _, others, _ in curves_.values() for scores in others)
+
+    # A curve per model: every seed's steps, read off on one grid
+    grid = np.geomspace(floor, 1, 2000)
     for k, (name, (members, non_members, key)) in enumerate(curves_.items()):
-        fpr, tpr = metrics.roc(members, non_members)
-        auc = metrics.attack_auc(members, non_members)
-        floor = min(floor, 1 / len(non_members))
-        style = ("-", "--", "-.", ":")[k % 4]
-        axis.plot(fpr, tpr, style, color=COLOURS.get(key, key), label=f"{name}: AUC {auc:.3f}")
+        steps = [metrics.roc(inner, outer) for inner, outer in zip(members, non_members, strict=True)]
+        tpr = np.array([y[np.searchsorted(x, grid * (1 + 1e-9), side="right") - 1] for x, y in steps])
+        auc = np.mean([metrics.attack_auc(inner, outer) for inner, outer in zip(members, non_members)])
+        style = {"color": COLOURS.get(key, key), "ls": ("-", "--", "-.", ":")[k % 4]}
+        axis.plot(grid, tpr.mean(0), label=f"{name}: AUC {auc:.3f}", **style)
+        if len(tpr) > 1:
+            axis.fill_between(grid, tpr.min(0), tpr.max(0), color=style["color"], alpha=0.18, lw=0)
 
     # Chance, and log axes from one non-member on
-    line = np.geomspace(floor, 1, 50)
-    axis.plot(line, line, color=COLOURS["chance"], lw=1, label="chance")
+    axis.plot(grid, grid, color=COLOURS["chance"], lw=1, label="chance")
     axis.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
     _plain_numbers(axis.xaxis, axis.yaxis)
     axis.set(xlabel="false-positive rate", ylabel="true-positive rate", title=title)
-    axis.legend(loc="lower right", fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -444,14 +454,17 @@ def utility_privacy(points: list[dict]) -> Figure:
             spread = {"xerr": [abs(x_ends[:1] - x), abs(x_ends[1:] - x)]}
             spread["yerr"] = [100 * abs(y_ends[:1] - y), 100 * abs(y_ends[1:] - y)]
             style = {"fmt": MARKERS[k % 7], "color": COLOURS[who], "markersize": 9, "elinewidth": 0.8, "capsize": 2}
+            style |= {"markerfacecolor": "white"} if who == "real" else {}  # told apart in grey, too
             axis.errorbar(x, 100 * y, **spread, **style)
         axis.annotate("", places["student"], places["real"], arrowprops={"arrowstyle": "->", "color": "#666666"})
-        axis.annotate(point["dataset"], places["student"], (4, 6), textcoords="offset points", fontsize=8)
+        ground = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
+        axis.annotate(point["dataset"], places["student"], (8, 9), textcoords="offset points", fontsize=8, bbox=ground)
 
     # Chance, and the legend
     axis.axvline(0.5, color=COLOURS["chance"], lw=1, ls=":")
     for key in ("real", "student"):
-        axis.plot([], [], "o", color=COLOURS[key], label=TITLES[key])
+        fill = {"markerfacecolor": "white"} if key == "real" else {}
+        axis.plot([], [], "o", color=COLOURS[key], label=TITLES[key], **fill)
     axis.plot([], [], ":", color=COLOURS["chance"], label="no leakage seen (AUC 0.5)")
     axis.set(xlabel="AUC of the loss attack (further left leaks less to it)", ylabel="test accuracy (%)")
     axis.margins(0.18)
@@ -478,7 +491,7 @@ def release_matrix(cells: dict[tuple[str, str], dict], rows: list[str], columns:
     ----------
     cells : (row, column) -> auc (None: the attack could not be made), tpr_1, evidence; other pairs stay empty
     """
-    figure, axis = plt.subplots(figsize=(1.6 + 0.78 * len(columns), 1.4 + 0.46 * len(rows)))
+    figure, axis = plt.subplots(figsize=(1.9 + 0.55 * len(columns), 1.5 + 0.46 * len(rows)))
     shades = LinearSegmentedColormap.from_list("leaks", SHADES)
     for (row, column), cell in cells.items():
         x, y = columns.index(column), rows.index(row)
@@ -509,7 +522,7 @@ def release_matrix(cells: dict[tuple[str, str], dict], rows: list[str], columns:
         for k, v in names.items()
     ]
     marks.append(plt.Line2D([], [], ls="", label="large: AUC; small: members found at 1 % false alarms"))
-    figure.legend(handles=marks, fontsize=8, loc="outside lower center", ncols=4)
+    figure.legend(handles=marks, fontsize=8, loc="outside lower center", ncols=2)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -543,7 +556,7 @@ def volume_curve(points: list[dict], references: dict[str, tuple[float, float]],
     for axis, label in zip(axes, (f"AUC of {attack}", "accuracy on non-members (%)")):
         axis.set(xscale="log", xlabel="different synthetic images / real images", ylabel=label)
         _plain_numbers(axis.xaxis)
-        axis.margins(0.12)
+        axis.margins(0.18)
     figure.legend(fontsize=8, loc="outside lower center", ncols=4)
     return figure
 
@@ -588,5 +601,5 @@ def in_and_out(inner: np.ndarray, outer: np.ndarray, target: float, xlabel: str,
         axis.plot(values, np.full(len(values), -0.03 * (k + 1)), ("|", "x")[k], color=COLOURS[colour], markersize=8)
     axis.axvline(target, color="black", lw=1.4, label="the target")
     axis.set(xlabel=xlabel, ylabel="density", title=title)
-    axis.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure

@@ -520,7 +520,8 @@ def recalls(table: pd.DataFrame) -> pd.DataFrame:
             m: np.mean([[float(v) for v in r.split(";")] for r in named[named.method == m].recall], axis=0)
             for m in ("real", "gkd")
         }
-        for k, (name, count) in enumerate(zip(named.classes.iloc[0].split(";"), counts)):
+        classes = data.class_words(named.dataset.iloc[0], named.classes.iloc[0].split(";"))
+        for k, (name, count) in enumerate(zip(classes, counts)):
             shares = {"real": f"{100 * recall['real'][k]:.0f}", "Student": f"{100 * recall['gkd'][k]:.0f}"}
             out.append({"profile": profile, "dataset": title, "class": name, "test images": count, **shares})
         shares = {who: f"{100 * recall[m].mean():.1f}" for who, m in (("real", "real"), ("Student", "gkd"))}
@@ -534,6 +535,15 @@ def labels(table: pd.DataFrame) -> dict[str, str]:
     titles = dict(zip(table.dataset, table.title))
     twice = [title for title in titles.values() if list(titles.values()).count(title) > 1]
     return {name: f"{title} ({name})" if title in twice else title for name, title in titles.items()}
+
+
+def sized(table: pd.DataFrame) -> str:
+    """What stands behind a figure's numbers: seeds and test images of each dataset."""
+    names, told = labels(table), []
+    for name, rows in table.groupby("dataset"):
+        seeds, images = rows.seed.nunique(), sum(_of_classes(rows[rows.method == "real"])[0])
+        told.append(f"{names[name]}: {seeds} seed{'s' * (seeds > 1)}, {images:,} test images")
+    return "; ".join(told)
 
 
 def dots(table: pd.DataFrame, methods: Iterable[str], key: str) -> dict[str, list[Interval]]:

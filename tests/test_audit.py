@@ -1,5 +1,6 @@
 """The audit's statistics: halves that are halves, intervals that cover, matrices that do not call chance a leak."""
 
+import json
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kr_utils import InputError, attacks, audit, metrics
+from kr_utils import InputError, attacks, audit, evidence, metrics, stages
 from kr_utils import shadow_attacks as sa
 
 
@@ -406,9 +407,9 @@ def test_words_say_what_was_tried_what_was_seen_and_what_could_have_been():
         cell(0.503, artefact="the synthetic images"),
         cell(0.51, error=0.1, artefact="the weights"),
     )
-    assert "the Teachers, the Student, the synthetic images and the weights with 2 kinds of attack" in text
-    assert "12,480 times" in text
-    assert "used records were recognised from the Teachers (LiRA is right about 71 of 100 pairs" in text
+    assert text.startswith("We let 2 kinds of attack guess up to 12,480 times if a record had been used in training: ")
+    words = "used records were recognised from the Teachers (right about 71 of 100 pairs of a used and an unused record"
+    assert f"{words}; guessing: 50);" in text
     assert "no attack did better than chance explains on the Student and the synthetic images" in text
     assert "too little to judge the weights" in text
     auc = audit.judge([cell()] * 5)[0]["detectable_auc"]
@@ -416,17 +417,45 @@ def test_words_say_what_was_tried_what_was_seen_and_what_could_have_been():
     assert "not ruled out" in text
 
 
-def test_among_leaks_beyond_doubt_the_words_name_the_one_that_finds_most():
+def test_among_leaks_beyond_doubt_the_words_tell_the_one_that_finds_most_and_the_largest_first():
     surer = cell(0.70, error=0.002, attack="the density ratio")
-    text = told(surer, cell(0.75, error=0.008))
-    assert "(LiRA is right about 75 of 100 pairs" in text
-    assert "density ratio is right" not in text
+    text = told(surer, cell(0.75, error=0.008), cell(0.9, artefact="the weights"))
+    assert "recognised from the weights (right about 90 of 100 pairs of a used" in text
+    assert "and the Student (right about 75 of 100 pairs)." in text, "what is counted is said once"
+
+
+def test_what_an_attack_missed_in_something_that_leaks_is_no_limit_of_what_was_seen():
+    text = told(cell(0.8), cell(0.501, attack="RMIA"))
+    assert "Where nothing was found" not in text
+    assert "a stronger attack may find more" in text
+
+
+def test_the_words_of_a_whole_matrix_are_short_and_name_no_attack():
+    shown = stages.ROOT / "figures/published/quick/audit-digits-0.json"
+    rows = json.loads(shown.read_text(encoding="utf-8"))["matrix"]
+    longer = {"tpr_at_1pct_fpr": "tpr_1", "detectable_tpr_at_1pct_fpr": "detectable_tpr_1", "p": "p_holm"}
+    plain = [
+        row | {key: row[short] for key, short in longer.items()} | {"artefact": evidence.plain(row["artefact"])}
+        for row in rows
+    ]
+    text = audit.words([row | {"believed": True} for row in plain])
+    assert len(re.split(r"\. ", text)) == 2
+    assert len(text.split()) < 120
+    assert not any(name in text for name in ("LiRA", "RMIA", "quantile", "GKD"))
+    assert text.index("the Generator's weights (right about 100 of 100") < text.index("Students trained on synthetic")
+
+
+def test_a_student_of_real_images_is_a_classifier_that_saw_them():
+    students = {"student", "student-hard_fixed", "student-no_class"}
+    assert {evidence.plain(name) for name in students} == {"Students trained on synthetic images"}
+    assert evidence.plain("student-real_images") == evidence.plain("ensemble") == evidence.plain("real-plain")
+    assert evidence.plain("dp-sgd-8") == evidence.plain("dp-sgd")
 
 
 def test_words_of_other_endings():
     assert "a stronger attack may find more" in told(cell(0.8))
     few = told(cell(0.501, tpr=0.03), cell(0.502, attack="RMIA", tpr=0.02))
-    assert "from the Student (LiRA recognises 3 of 100 used records while accusing 1 of 100 others)" in few
+    assert "from the Student (recognising 3 of 100 used records while accusing 1 of 100 others)" in few
     assert "would have gone unnoticed" in told(cell(0.5, error=0.1))
     assert "says nothing" in told(cell(0.8), believed=False)
     assert "No attack could be made" in told({"artefact": "x", "attack": "y", "auc": None})

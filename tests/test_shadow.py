@@ -646,9 +646,12 @@ def test_shadows_of_another_audit_are_refused(tmp_path):
         def __init__(self, pipelines):
             self.budget = {"pipelines": pipelines}
 
-    evidence.require_alike([Done(4)] * 4, 4)
-    with pytest.raises(InputError, match=r"07_shadow-01 was made for an audit of 8 pipelines, not of 4"):
-        evidence.require_alike([Done(4), Done(8)], 4)
+    given = {"profile": "quick", "dataset": "digits", "seed": 0, "runs_dir": "my runs", "data_root": ""}
+    evidence.require_alike([Done(4)] * 4, 4, given)
+    with pytest.raises(InputError, match=r"07_shadow-01 was made for an audit of 8 pipelines, not of 4") as refused:
+        evidence.require_alike([Done(4), Done(8)], 4, given)
+    command = "--profile quick --datasets digits --seeds 0 --runs-dir 'my runs' --audit 4"
+    assert command in str(refused.value), "the reader's own folders"
 
 
 def test_every_profile_has_an_audit_of_the_size_that_is_documented():
