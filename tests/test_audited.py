@@ -13,7 +13,8 @@ from kr_utils import InputError, audited, belief, profiles, results
 
 def cell(artefact, attack, auc, **more):
     row = {"artefact": artefact, "attack": attack, "auc": auc, "evidence": "leaks", "accuracy": 0.955, "tpr_1": 0.046}
-    row |= {"detectable_auc": 0.535, "canary_auc": 0.994}
+    row |= {"detectable_auc": 0.535, "canary_auc": 0.994, "detectable_tpr_1": 0.031, "tpr_01": None, "gap": 0.02}
+    row["aop"] = 0.6
     return (
         row | {f"auc_{end}": None if auc is None else auc + by for end, by in (("low", -0.01), ("high", 0.02))} | more
     )
@@ -58,8 +59,10 @@ def test_a_row_per_artefact_has_its_main_attack_and_the_one_that_found_most():
     rows = audited.table(an_audit()).to_dict("records")
     assert [row["artefact"] for row in rows] == ["DP-SGD, epsilon 8.0", "GKD Student", "synthetic images"]
     assert rows[1] == {
-        "artefact": "GKD Student", "accuracy": "95.5", "AUC": "0.613 [0.603, 0.633] (LiRA)", "detectable AUC": "0.535",
-        "TPR at 1 % FPR": "4.6", "largest AUC": "0.623 (LiRA offline, likelihood)", "AUC on canaries": "0.994",
+        "artefact": "GKD Student", "accuracy": "95.5", "members - others": "+2.0", "AOP (λ=2)": "0.600",
+        "AUC": "0.613 [0.603, 0.633] (LiRA)", "detectable AUC": "0.535",
+        "TPR at 1 % FPR": "4.6", "detectable TPR": "3.1", "TPR at 0.1 % FPR": "not estimable",
+        "largest AUC": "0.623 (LiRA offline, likelihood)", "AUC on canaries": "0.994",
         "evidence (any attack)": "leaks",
     }  # fmt: skip
     assert rows[0]["AUC"] == "0.520 [0.510, 0.540] (loss)", "no LiRA was made of it"
@@ -68,7 +71,7 @@ def test_a_row_per_artefact_has_its_main_attack_and_the_one_that_found_most():
         "",
         "no evidence",
     )
-    assert (rows[2]["accuracy"], rows[2]["AUC on canaries"]) == ("", ""), "images classify nothing"
+    assert (rows[2]["accuracy"], rows[2]["AOP (λ=2)"], rows[2]["AUC on canaries"]) == ("", "", "")
     assert rows[2]["TPR at 1 % FPR"] == "not estimable"
 
 
@@ -192,7 +195,7 @@ def test_the_readme_gets_the_audits_below_the_tables(tmp_path):
     readme.write_text("<!-- results -->\n<!-- /results -->\n")
     assert results.main([str(tmp_path)]) == 0
     assert readme.read_text().count("16 pipelines, 600 records") == 1
-    assert readme.read_text().count("| GKD Student | 95.5 | 0.613 [0.603, 0.633] (LiRA) |") == 1
+    assert readme.read_text().count("| GKD Student | 95.5 | +2.0 | 0.600 | 0.613 [0.603, 0.633] (LiRA) |") == 1
     before = readme.read_text()
     (tmp_path / "published/quick/audit-digits-0.json").write_text("{}")
     assert results.main([str(tmp_path)]) == 2

@@ -84,9 +84,38 @@ def test_confusion_shows_every_count():
 
 
 def test_roc_states_the_auc_of_what_it_draws():
-    figure = plots.roc({"m": (np.array([2.0, 3]), np.array([0.0, 1]), "real")}, "t")
-    assert "m: AUC 1.000" in [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    figure = plots.roc({"m": ([np.array([2.0, 3])], [np.array([0.0, 1])], "real")}, "t")
+    assert "m: AUC 1.000" in [t.get_text() for t in figure.legends[0].get_texts()]
     assert figure.axes[0].get_xscale() == "log"
+    assert not figure.axes[0].collections, "one seed has no band"
+
+
+def test_a_roc_of_several_seeds_is_their_mean_in_a_band_from_the_lowest_to_the_highest():
+    others = np.arange(100) / 100
+    seeds = [np.full(50, 2.0), np.concatenate([np.full(10, 2.0), np.full(40, -1.0)])]  # finds all, and one in five
+    figure = plots.roc({"m": (seeds, [others, others], "real")}, "t")
+    axis = figure.axes[0]
+    mean = axis.lines[0].get_ydata()
+    assert mean[len(mean) // 2] == pytest.approx(0.6)
+    assert mean[-1] == 1, "at the right end everybody is accused"
+    edge = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert (edge.min(), edge.max()) == (pytest.approx(0.2), 1)
+    assert "m: AUC 0.600" in [t.get_text() for t in figure.legends[0].get_texts()]
+
+
+def test_real_training_and_student_differ_in_grey_and_no_legend_lies_over_data():
+    value = (0.8, 0.7, 0.9), (0.5, 0.4, 0.6)
+    figures = [plots.utility_privacy([{"dataset": "d", "real": value, "student": value}])]
+    real, student = [line for line in figures[0].axes[0].lines if len(line.get_xdata()) and line.get_marker() == "o"]
+    assert (real.get_markerfacecolor(), student.get_markerfacecolor()) == ("white", plots.COLOURS["student"])
+    scores = np.linspace(0, 1, 30)
+    figures += [plots.curves({"a": ([1, 2], [3, 4])}, "x", "y"), plots.roc({"m": ([scores], [scores], "real")}, "t")]
+    figures.append(plots.in_and_out(scores, scores, 0.5, "x", "t"))
+    for figure in figures:
+        figure.draw_without_rendering()
+        legend = figure.legends[0].get_window_extent()
+        assert not any(legend.overlaps(axis.get_window_extent()) for axis in figure.axes)
+        assert not any(axis.get_legend() for axis in figure.axes)
 
 
 def test_checkpoints_show_the_star_the_loss_that_decides_and_who_is_as_good():
@@ -115,7 +144,7 @@ def test_names_are_drawn_as_they_are_written_and_nothing_is_a_formula():
     scores = np.linspace(0.01, 1, 200)
     figures = [
         plots.class_grid({name: images}, {name: np.array([0, 1])}, (name, "b$"), 1),
-        plots.roc({name: (scores, scores / 2, "real")}, name),
+        plots.roc({name: ([scores], [scores / 2], "real")}, name),
         plots.threshold(scores, scores**9, 0.5, name),
         plots.threshold(scores, scores, 0.5, name),  # less than a decade
     ]
