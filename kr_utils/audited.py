@@ -143,6 +143,11 @@ def told(found: dict) -> list[str]:
     return [head, found["words"], *lines]
 
 
+def name(found: dict) -> str:
+    """The name of an audit's file."""
+    return f"audit-{found['dataset']}-{found['seed']}.json"
+
+
 def command(found: dict) -> str:
     """The command that makes an audit again."""
     whose = f"--profile {found['profile']} --datasets {found['dataset']} --seeds {found['seed']}"

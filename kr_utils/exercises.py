@@ -205,7 +205,8 @@ def cost_of_first(answer: object, rows: Sequence[Mapping], best: Mapping) -> Non
 
 
 def images_needed(answer: object, accuracy: float) -> None:
-    """03: images on which two standard errors of an accuracy are one point: n = p (1 - p) (2 / 0.01)^2."""
+    """03: images on which two standard errors of an accuracy are one point."""
+    # n = p (1 - p) (2 / 0.01)^2
     truth = accuracy * (1 - accuracy) * (2 / 0.01) ** 2
     mistakes = {
         "that is for one standard error; the question asks for two": truth / 4,
@@ -253,7 +254,7 @@ def brought_more(answer: object, ablation: Mapping[str, Mapping]) -> None:
 
 
 def flat_entropy(answer: object, classes: int) -> None:
-    """05: the entropy of soft labels at a very high temperature, log K."""
+    """05: the entropy of soft labels at a very high temperature."""
     mistakes = {
         "that is the entropy of a label that is certain, at a temperature near 0": 0.0,
         "that is the probability of each class; the entropy is -sum p log p": 1 / classes,
@@ -298,7 +299,7 @@ def share_of_members(answer: object, rate: float) -> None:
 
 
 def other_pipelines(answer: object, pipelines: int) -> None:
-    """07: of the other pipelines, how many saw an image that the attacked one saw: N / 2 - 1."""
+    """07: of the other pipelines, how many saw an image that the attacked one saw."""
     half = pipelines // 2
     mistakes = {
         "that counts the attacked pipeline, too": half,
@@ -316,7 +317,8 @@ def other_pipelines(answer: object, pipelines: int) -> None:
 
 
 def twice_the_pipelines(answer: object, detectable: float) -> None:
-    """08: the AUC that could be seen with twice the pipelines: 0.5 + (detectable - 0.5) / sqrt(2)."""
+    """08: the AUC that could be seen with twice the pipelines."""
+    # 0.5 + (detectable - 0.5) / sqrt(2)
     off = detectable - 0.5
     truth = 0.5 + off / math.sqrt(2)
     mistakes = {

@@ -1,10 +1,12 @@
 """The book and the folder for a class: built from a real run on digits, read from disk in a real browser, offline."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import urllib.parse
 
 import pytest
@@ -68,7 +70,9 @@ def test_the_book_shows_results_and_every_picture_has_a_text(pages):
             assert "No description" not in alt[1], path.name
     gallery = (pages / "gallery.html").read_text()
     assert gallery.count("<figure>") == len(list((stages.ROOT / "figures/published/quick").glob("*.png")))
-    assert gallery.count("python run_all.py --profile smoke --datasets digits --seeds 0") == gallery.count("<figure>")
+    assert gallery.count("python run_all.py --profile quick --datasets digits --seeds 0") == gallery.count("<figure>")
+    audited = list((stages.ROOT / "figures/published/quick").glob("[apv][ulo][dal]*-digits-0.png"))
+    assert gallery.count("--audit 16") == len(audited) >= 2
 
 
 @pytest.mark.slow
@@ -150,7 +154,22 @@ def test_the_folder_for_a_class_holds_a_run_that_its_notebooks_find(made, tmp_pa
     (made / "runs/smoke/digits/seed0/06_membership").mkdir(exist_ok=True)
     (made / "runs/smoke/digits/seed0/06_membership/manifest.json").write_text("{}")
     folder = tmp_path / "stick"
-    classroom.fill(folder, "smoke", ["digits"], 0, made / "runs", made / "figures")
+    mine = made / "runs/laptop/mine/seed0/06_membership"  # a medical run, as far as the folder looks at it
+    mine.mkdir(parents=True)
+    (mine / "manifest.json").write_text("{}")
+    source = tmp_path / "data"
+    source.mkdir()
+    (source / "mine.npz").write_bytes(b"images")
+    described = {"title": "Mine", "class_names": ["a", "b"], "mirror": "none", "licence": "CC BY 4.0"}
+    (source / "mine.json").write_text(json.dumps(described))
+    taken = [("smoke", "digits"), ("laptop", "mine")]
+    with pytest.raises(InputError, match=r"breastmnist\.npz is not there; name its folder with --data-root"):
+        classroom.fill(folder, [("laptop", "breastmnist")], 0, fake_run(tmp_path), made / "figures", str(source))
+    classroom.fill(folder, taken, 0, made / "runs", made / "figures", str(source))
+    assert {path.name for path in (folder / "data").iterdir()} == {"mine.npz", "mine.json"}
+    assert (folder / "project/runs/laptop/mine/seed0/06_membership/manifest.json").is_file()
+    settings = tomllib.loads((folder / "project/notebooks/settings.toml").read_text())
+    assert (settings["dataset"], settings["profile"], settings["seed"]) == ("digits", "smoke", 0)
     assert (folder / "book/index.html").is_file()
     project = folder / "project"
     assert {"notebooks", "kr_utils", "docs", "runs", "requirements.txt"} <= {path.name for path in project.iterdir()}
@@ -168,8 +187,27 @@ def test_the_folder_for_a_class_holds_a_run_that_its_notebooks_find(made, tmp_pa
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project, env=environment)
     assert out.stdout.strip().endswith("found True"), out.stdout + out.stderr
     with pytest.raises(InputError, match="not empty"):
-        classroom.fill(folder, "smoke", ["digits"], 0, made / "runs", made / "figures")
+        classroom.fill(folder, taken, 0, made / "runs", made / "figures", str(source))
     assert runs.find(project / "runs", "smoke")
+
+
+def fake_run(folder):
+    last = folder / "runs/laptop/breastmnist/seed0/06_membership"
+    last.mkdir(parents=True)
+    (last / "manifest.json").write_text("{}")
+    return folder / "runs"
+
+
+def test_figures_name_the_commands_that_made_them():
+    shown = stages.ROOT / "figures/published"
+    assert "--audit 16" in book.made_by(shown / "laptop/plane-breastmnist-0.png", "usual")
+    one = book.made_by(shown / "laptop/roc-retinamnist.png", "usual")
+    assert re.search(r"--datasets retinamnist --seeds 0,1,2 ", one)
+    assert "breastmnist" not in one
+    both = book.made_by(shown / "laptop/brings.png", "usual")
+    assert "--datasets breastmnist " in both
+    assert "--datasets retinamnist " in both
+    assert book.made_by(shown.parent / "elsewhere/brings.png", "usual") == "usual"
 
 
 def test_a_folder_for_a_class_needs_a_finished_run(tmp_path, capsys):

@@ -250,15 +250,43 @@ def front(pages: list[Page], profile: str, dataset: str, seed: int, command: str
     return Page("index", "Contents", body)
 
 
+def made_by(picture: Path, usual: str) -> str:
+    """The command behind a figure: that of its audit, or those of the datasets that results.md beside it names.
+
+    usual : where there is neither
+    """
+    from kr_utils import audited  # pandas comes with it
+
+    of_audit = re.fullmatch(r"(?:audit|plane|volume)-(.+-\d+)", picture.stem)
+    stored = picture.with_name(f"audit-{of_audit[1]}.json") if of_audit else None
+    if stored and stored.is_file():
+        return next(
+            audited.command(found) for found in audited.read(picture.parent) if audited.name(found) == stored.name
+        )
+    tables = picture.with_name("results.md")
+    text = owned.read_text(tables) if tables.is_file() else ""
+    each = re.findall(r"^\* .*?: `([^`]+)`;", text, re.M)
+    own = [line for line in each if picture.stem.endswith(f"-{_dataset_of(line)}")]
+    return "; ".join(own or each or [usual])
+
+
+def _dataset_of(command: str) -> str:
+    found = re.search(r"--datasets (\S+)", command)
+    return found[1] if found else ""
+
+
 def gallery(pictures: list[Path], command: str) -> Page:
-    """Every figure of the comparison, with what it shows and the command that makes it."""
+    """Every figure of the comparison, with what it shows and the command that makes it.
+
+    command : where none is stored beside a figure
+    """
     parts = ["<h1>Gallery</h1><p>Every figure of notebook 10, with what it shows and the command that draws it.</p>"]
     for picture in pictures:
         text = picture.with_suffix(".txt")
         told = html.escape(owned.read_text(text).strip() if text.is_file() else picture.stem)
         title = html.escape(picture.stem.replace("-", " "))
         image = f'<img src="figures/{html.escape(picture.name)}" alt="{told}" loading="lazy">'
-        made = f"<code>{html.escape(command)}</code>"
+        made = f"<code>{html.escape(made_by(picture, command))}</code>"
         parts.append(
             f"<section><h2>{title}</h2><figure>{image}<figcaption>{told}<br>{made}</figcaption></figure></section>"
         )

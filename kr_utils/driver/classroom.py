@@ -1,20 +1,22 @@
 """`make classroom`: a folder for a stick, from which a laptop without network starts in minutes.
 
-It holds the project with a filled runs/, the packages as wheels, the book, and a page of install lines.
+It holds the project with a filled runs/, the data, the packages as wheels, the book, and a page of install lines.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from kr_utils import InputError, owned, paths, stages
+from kr_utils import InputError, data, owned, paths, published, stages
 from kr_utils.driver import book
 
-PROJECT, WHEELS = "project", "wheels"
+PROJECT, WHEELS, DATA = "project", "wheels", "data"
 LINES = """Knowledge Recycling, for a class: no network needed
 
 Copy this folder to the laptop's disk first: it is slow to run from a stick. Python {python} must be there
@@ -24,34 +26,40 @@ Linux, and Windows in WSL (`wsl --install` once, with network; then in its Ubunt
     cd {project}
     python3 -m venv .venv
     .venv/bin/python -m pip install --no-index --find-links ../{wheels} -r requirements.txt
-    .venv/bin/python -m kr_utils.driver.lab
+    KR_DATA="$PWD/../{data}" .venv/bin/python -m kr_utils.driver.lab
 
 macOS: the same lines, if wheels for macOS were added (ARGS="--also macosx_14_0_arm64"; there are: {platforms}).
 
 Windows without WSL cannot run the notebooks; open book/index.html in any browser: all notebooks and their results.
 
 JupyterLab opens notebook 00. Results of {what} are in {project}/runs, so that notebooks 00 to 06 and 10 run in
-seconds and in any order. `retrain = True` in a notebook's first cell trains again.
+seconds and in any order. `retrain = True` in a notebook's first cell trains again. The notebooks open the first of
+them; for another one, write its dataset and profile into {project}/notebooks/settings.toml.
 """
 
 
-def fill(folder: Path, profile: str, datasets: list[str], seed: int, root: Path, figures: Path) -> None:
-    """Everything but the wheels: the project with these runs, the book, the page of install lines.
+def fill(folder: Path, taken: list[tuple[str, str]], seed: int, root: Path, figures: Path, data_root: str = "") -> None:
+    """Everything but the wheels and the page of install lines: the project with these runs, their data, the book.
+
+    Parameters
+    ----------
+    taken : (profile, dataset) of each run; the book and the notebooks' settings are of the first
 
     Raises
     ------
     InputError
-        The folder is not empty, or a run is missing.
+        The folder is not empty, or a run or its data file is missing.
     """
     # Before anything is copied
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"--out {folder}: not empty; name another folder, or remove it")
-    made = {name: root / profile / name / f"seed{seed}" for name in datasets}
-    for name, run in made.items():
+    made = {pair: root / pair[0] / pair[1] / f"seed{seed}" for pair in taken}
+    for (profile, name), run in made.items():
         last = stages.STAGES["membership"][0]
         if not (run / last / "manifest.json").is_file():
             command = f"python run_all.py --profile {profile} --datasets {name} --seeds {seed}"
             raise InputError(f"no finished run of {name}, profile {profile}, seed {seed}: run `{command}` first")
+    needed = {name: files_of(name, data_root) for _, name in taken}
 
     # The project as it is committed, its runs, the book
     project = folder / PROJECT
@@ -60,10 +68,35 @@ def fill(folder: Path, profile: str, datasets: list[str], seed: int, root: Path,
             target = project / name
             owned.make(target.parent)
             shutil.copyfile(stages.ROOT / name, target)
-    compare = runs_of_compare(root, profile)
+    compare = [
+        found for profile in dict.fromkeys(profile for profile, _ in taken) for found in runs_of_compare(root, profile)
+    ]
     for source in [*made.values(), *compare]:
         shutil.copytree(source, project / "runs" / source.relative_to(root), ignore=shutil.ignore_patterns("*.partial"))
-    book.build(profile, datasets[0], seed, root, figures, folder / "book")
+    owned.make(folder / DATA)
+    for name in dict.fromkeys(file for names in needed.values() for file in names):
+        owned.make((folder / DATA / name).parent)
+        shutil.copyfile(data.data_root(data_root) / name, folder / DATA / name)
+
+    # The notebooks open the first run
+    profile, dataset = taken[0]
+    settings = project / "notebooks/settings.toml"
+    text = owned.read_text(settings)
+    for key, value in (("dataset", dataset), ("profile", profile), ("seed", seed)):
+        text = re.sub(rf"(?m)^{key} = \S+", f"{key} = {json.dumps(value)}", text)
+    owned.write(settings, text)
+    book.build(profile, dataset, seed, root, figures, folder / "book")
+
+
+def files_of(name: str, data_root: str) -> list[str]:
+    """The files of a dataset below the data folder; InputError where one is not there."""
+    info, folder = data.require_name(name, data_root), data.data_root(data_root)
+    if info.source == "sklearn":
+        return []  # the package brings them along
+    names = [f"{name}.npz", f"{name}.json"] if info.source == "own" else published.files(name)
+    if missing := [each for each in names if not (folder / each).is_file()]:
+        raise InputError(f"{folder}: {missing[0]} is not there; name its folder with --data-root")
+    return list(names)
 
 
 def runs_of_compare(root: Path, profile: str) -> list[Path]:
@@ -103,7 +136,9 @@ def main(arguments: list[str]) -> int:
     """The command."""
     made = argparse.ArgumentParser(prog="python -m kr_utils.driver.classroom", description=__doc__)
     made.add_argument("--profile", default="quick")
-    made.add_argument("--datasets", default="digits", help="finished runs to take along, the book's first")
+    made.add_argument("--datasets", default="digits", help="finished runs to take along, the book's first; of another "
+                      "profile as PROFILE:DATASET, such as digits,laptop:breastmnist")  # fmt: skip
+    made.add_argument("--data-root", default="", help="folder of their data files, which go along")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--runs-dir", default="")
     made.add_argument("--figures-dir", default="")
@@ -115,12 +150,15 @@ def main(arguments: list[str]) -> int:
     given = made.parse_args(arguments)
 
     def made_of() -> Path:
-        folder, names = paths.absolute(given.out, "--out"), given.datasets.split(",")
+        folder = paths.absolute(given.out, "--out")
+        taken = [(profile or given.profile, name) for profile, _, name in (
+            each.rpartition(":") for each in given.datasets.split(","))]  # fmt: skip
         root, figures = paths.runs_root(given.runs_dir), paths.figures_root(given.figures_dir)
-        fill(folder, given.profile, names, given.seed, root, figures)
+        fill(folder, taken, given.seed, root, figures, given.data_root)
         wheels(folder, given.also, given.pip)
         python = ".".join(map(str, sys.version_info[:2]))
-        here = {"python": python, "project": PROJECT, "wheels": WHEELS, "what": ", ".join(names)}
+        what = ", ".join(f"{name} ({profile})" for profile, name in taken)
+        here = {"python": python, "project": PROJECT, "wheels": WHEELS, "data": DATA, "what": what}
         owned.write(folder / "START.txt", LINES.format(**here, platforms=", ".join(given.also) or "none"))
         return folder
 
