@@ -125,6 +125,22 @@ def test_pooled_numbers_are_those_of_all_decisions():
     assert [again[k] for k in ("auc", *audit.RATES)] == pytest.approx([row[k] for k in ("auc", *audit.RATES)])
 
 
+@given(seed=st.integers(0, 2**16), ties=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_pooled_keeps_its_auc_under_order_and_monotone_maps_and_turns_it_when_sides_are_swapped(seed, ties):
+    rng = np.random.default_rng(seed)
+    inside = audit.halves(30, 4, seed)
+    scores = rng.normal(size=(4, 30)) + inside
+    scores = scores.round(1) if ties else scores
+    order, draws = rng.permutation(30), {"seed": 0, "draws": 20}
+    found = audit.pooled(scores, inside, **draws)
+    assert audit.pooled(scores[:, order], inside[:, order], **draws)["auc"] == pytest.approx(found["auc"], abs=1e-12)
+    for changed in (scores**3, np.exp(scores), 5 * scores - 2):
+        assert audit.pooled(changed, inside, **draws)["auc"] == pytest.approx(found["auc"], abs=1e-12)
+        assert audit.pooled(changed, inside, **draws)["tpr_at_1pct_fpr"] == found["tpr_at_1pct_fpr"]
+    assert audit.pooled(scores, ~inside, **draws)["auc"] == pytest.approx(1 - found["auc"], abs=1e-12)
+
+
 def test_advantage_by_hand_and_of_nothing():
     inside = np.array([[1] * 40 + [0] * 40], bool)
     row = audit.pooled(np.where(inside, 1.0, 0.0), inside, draws=20)

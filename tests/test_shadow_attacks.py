@@ -124,6 +124,23 @@ def test_nothing_is_found_where_nothing_leaks(name):
     assert np.mean(found) == pytest.approx(0.5, abs=0.015)
 
 
+@pytest.mark.parametrize("name", WAYS)
+def test_the_same_outputs_as_member_and_as_outsider_are_the_negative_control(name):
+    """The shadows remember; the target says the same of a record whether it saw it or not, and nothing is found."""
+    rng, found = np.random.default_rng(23), []
+    for _ in range({"model": 4, "denoising": 6}.get(name, 20)):
+        phi, inside = world(rng, 8, 240, lift=3.0)
+        phi[3] -= 3.0 * inside[3]
+        both = np.stack([inside, inside])
+        both[1, 3] = ~inside[3]  # the same record set, once in and once out
+        scores = [WAYS[name](phi, one, 3) for one in both]
+        found.append(auc(np.concatenate(scores), np.concatenate([one[3] for one in both])))
+        assert (scores[0] == scores[1]).all()
+        assert found[-1] == 0.5
+        found[-1] = auc(scores[0], inside[3])
+    assert np.mean(found) == pytest.approx(0.5, abs=4 * np.std(found, ddof=1) / len(found) ** 0.5)
+
+
 def test_with_all_shadows_an_attack_that_sees_nothing_would_not_be_at_one_half():
     """Why the larger side leaves one shadow out: 3 and 4 shadows estimate unequally well, and which is which tells."""
 
@@ -441,6 +458,34 @@ def test_density_ratio_is_the_closed_form_of_two_gaussians():
     assert scores[2] == pytest.approx(0, abs=0.4)
     with pytest.raises(InputError, match="1 to 10"):
         sa.density_ratio(released, released, reference, 11)
+
+
+def test_density_ratio_is_the_sum_of_kernels_written_out():
+    rng = np.random.default_rng(24)
+    released, reference = (rng.integers(0, 256, (n, 1, 1, 1), dtype=np.uint8) for n in (6, 9))
+    images = np.array([20, 120, 240], np.uint8)[:, None, None, None]
+    pooled = np.concatenate([released, reference]).ravel() / 255
+    mean, spread = pooled.mean(), pooled.std(ddof=1)
+
+    def log_density(side):
+        x, at = (side.ravel() / 255 - mean) / spread, (images.ravel() / 255 - mean) / spread
+        width = len(x) ** (-1 / 5) * x.std(ddof=1)  # Scott's rule in one dimension
+        return np.log(stats.norm.pdf(at[:, None], x, width).mean(1))
+
+    expected = log_density(released) - log_density(reference)
+    assert sa.density_ratio(images, released, reference, 1) == pytest.approx(expected, abs=1e-6)
+
+
+def test_labels_only_by_hand():
+    """Of eight pipelines the target and, for each record, the three without it."""
+    inside = np.zeros((8, 2), bool)
+    inside[[0, 1, 2, 3], 0] = inside[[4, 5, 6, 0], 1] = True
+    agreement = np.full((8, 2), 0.5)
+    agreement[0] = 0.9, 0.4
+    without = sa._shadows(inside, [0])[1]
+    agreement[without[:, 0], 0], agreement[without[:, 1], 1] = (0.2, 0.3, 0.4), (0.1, 0.1, 0.4)
+    assert sa.label_only(agreement, inside, 0) == pytest.approx([0.9 - 0.3, 0.4 - 0.2])
+    assert sa.label_only(agreement, inside, 0, calibrated=False).tolist() == [0.9, 0.4]
 
 
 def test_an_exact_copy_counts_as_a_copy_and_not_as_infinity():
