@@ -166,6 +166,7 @@ def test_a_student_moves_every_knob_and_finds_all_of_it_the_next_day(lab, open_n
     page.get_by_text(re.compile(r"^done: .*02_generator")).wait_for(state="attached", timeout=180_000)
     assert page.locator(f".jp-RenderedText{SERVERS}").count() == 0
     move_all(page)
+    answer_wrongly(page, "02_generator")
     stored = lab[1] / "runs/smoke/digits/seed0/02_generator"
     before = {path.name: path.stat().st_mtime_ns for path in stored.iterdir()}
     page.close()
@@ -208,7 +209,7 @@ def move_all(page, knobs=5):
         assert picture.get_attribute("src").startswith("data:image/png")
 
 
-# Notebook -> knobs of its panels, in the order in which they can be run; 00 and 02 have tests of their own
+# Notebook -> knobs of its panels, in the order in which they can be run; 00, 02 and 09 have tests of their own
 KNOBS = {
     "01_teacher": 0,
     "03_checkpoints": 1,
@@ -217,6 +218,7 @@ KNOBS = {
     "06_membership": 4,
     "10_compare": 0,
     "08_audit": 2,
+    "07_shadow": 0,
     "few_steps": 0,
 }
 
@@ -239,6 +241,14 @@ def test_all_other_notebooks_are_run_moved_and_answered_wrongly(lab, open_notebo
             move_all(page, knobs)
         answer_wrongly(page, name)
         page.close()
+
+    # A smoke run is no release, and 09 says so where the eye is
+    page = open_notebook("09_release")
+    run_all_cells(page)
+    line = page.locator(".jp-RenderedText", has_text="Not run, because a cell above failed. InputError: ")
+    line.wait_for(state="attached", timeout=120_000)
+    assert "smoke" in line.inner_text()
+    assert "Traceback" not in line.inner_text()
 
 
 def run(lab, *options):
