@@ -6,6 +6,7 @@ N n / 2 decisions about members and as many about non-members.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -491,7 +492,8 @@ def words(rows: Sequence[Row]) -> str:
 
     Parameters
     ----------
-    rows : of `judge`, with "artefact" in plain words; artefacts of the same words are told together, by the worst
+    rows : of `judge`, with "artefact" in plain words; artefacts of the same words are told together, by the worst, and
+        "which" tells them apart where attacks are counted
     """
     made = [row for row in rows if row.get("auc") is not None]
     if not made:
@@ -499,9 +501,10 @@ def words(rows: Sequence[Row]) -> str:
             "No attack could be made, so nothing was learned about what these artefacts give away. "
             "An audit with shadows takes at least six pipelines."
         )
-    attacks = len({row["attack"] for row in made})
+    each = Counter(row.get("which", row["artefact"]) for row in made)
+    attacks = max(each.values())
     tried = (
-        f"We let {attacks} kind{'s' * (attacks != 1)} of attack guess up to "
+        f"We let {'up to ' * (len(set(each.values())) > 1)}{attacks} kind{'s' * (attacks != 1)} of attack guess up to "
         f"{max(row['members'] + row['non_members'] for row in made):,} times if a record had been used in training"
     )
     if not all(row["believed"] for row in made):
@@ -519,7 +522,11 @@ def words(rows: Sequence[Row]) -> str:
         seen[kind].append((artefact, best))
     seen["leaks"].sort(key=lambda pair: -pair[1]["auc"])
     names = {kind: [artefact for artefact, _ in pairs] for kind, pairs in seen.items()}
-    names["leaks"] = [f"{artefact} ({_success(row, first=not k)})" for k, (artefact, row) in enumerate(seen["leaks"])]
+    told = [_success(row) for _, row in seen["leaks"]]
+    first = next((k for k, words in enumerate(told) if words.endswith("pairs")), None)
+    if first is not None:
+        told[first] += " of a used and an unused record; guessing: 50"
+    names["leaks"] = [f"{artefact} ({words})" for (artefact, _), words in zip(seen["leaks"], told)]
     says = {
         "leaks": "used records were recognised from",
         "no evidence": "no attack did better than chance explains on",
@@ -543,14 +550,10 @@ def words(rows: Sequence[Row]) -> str:
     return f"{tried}: {told}. {could}."
 
 
-def _success(row: Row, first: bool) -> str:
-    """What a leak looks like: over all records, or where only few are recognised, of these.
-
-    first : whether to say what is counted
-    """
+def _success(row: Row) -> str:
+    """What a leak looks like: over all records, or where only few are recognised, of these."""
     if row["tpr_at_1pct_fpr"] is None or row["auc"] >= (row["detectable_auc"] or 1.0):
-        right = f"right about {_share(row['auc'])} pairs"
-        return f"{right} of a used and an unused record; guessing: 50" if first else right
+        return f"right about {_share(row['auc'])} pairs"
     return f"recognising {_share(row['tpr_at_1pct_fpr'])} used records while accusing 1 of 100 others"
 
 

@@ -94,6 +94,7 @@ def table(found: dict) -> pd.DataFrame:
             continue  # there were too few pipelines for any attack on it
         main = evidence.main_row(own)
         canaries, least = main["canary_auc"], main["detectable_auc"]
+        classifies = artefact not in ("images", "generator")  # these two have no accuracy
         numbers = {
             "AUC": f"{_auc(main)} ({evidence.ATTACKS[main['attack']]})",
             "detectable AUC": "" if least is None else f"{least:.3f}",
@@ -102,16 +103,14 @@ def table(found: dict) -> pd.DataFrame:
             "TPR at 0.1 % FPR": _rate(main["tpr_01"]),
             "largest AUC": f"{top['auc']:.3f} ({evidence.ATTACKS[top['attack']]})",
             "AUC on canaries": "" if canaries is None else f"{canaries:.3f}",
+            f"AOP (λ={found['lambda']:g})": f"{main['aop']:.3f}" if classifies and main["aop"] is not None else "",
         }
-        # Images and weights classify nothing
-        classifies = artefact not in ("images", "generator")
         row = {"artefact": evidence.title(artefact) + _epsilon(found, artefact)}
         row["accuracy"] = f"{100 * main['accuracy']:.1f}" if classifies else ""
         row["members - others"] = f"{100 * main['gap']:+.1f}" if main["gap"] is not None else ""
-        row[f"AOP (λ={found['lambda']:g})"] = f"{main['aop']:.3f}" if classifies and main["aop"] is not None else ""
         out.append(
             row
-            | {name: belief.marked(cell, doubts) for name, cell in numbers.items()}
+            | {name: belief.marked(cell, doubts) if cell else "" for name, cell in numbers.items()}
             | {"evidence (any attack)": kind}
         )
     return pd.DataFrame(out)

@@ -540,12 +540,14 @@ def labels(table: pd.DataFrame) -> dict[str, str]:
     return {name: f"{title} ({name})" if title in twice else title for name, title in titles.items()}
 
 
-def sized(table: pd.DataFrame) -> str:
-    """What stands behind a figure's numbers: seeds and test images of each dataset."""
+def sized(table: pd.DataFrame, name: str = "") -> str:
+    """What stands behind a figure's numbers: seeds and test images of each dataset, or of the one that is named."""
     names, told = labels(table), []
-    for name, rows in table.groupby("dataset"):
+    for one, rows in table.groupby("dataset"):
+        if name and one != name:
+            continue
         seeds, images = rows.seed.nunique(), sum(_of_classes(rows[rows.method == "real"])[0])
-        told.append(f"{names[name]}: {seeds} seed{'s' * (seeds > 1)}, {images:,} test images")
+        told.append(f"{names[one]}: {seeds} seed{'s' * (seeds > 1)}, {images:,} test images")
     return "; ".join(told)
 
 
@@ -709,7 +711,8 @@ AUDITS = (
     "Audits (notebooks 07 and 08): the whole pipeline is made again on random halves of one pool, and each is the "
     "target in turn. AUC, the detectable AUC (one that would be seen four times out of five) and the TPR in percent "
     "are of the attack in brackets; the largest AUC is of the attack that found most, chosen after the fact. Accuracy "
-    "is on ordinary non-members, in percent, of networks that were told wrong labels of the canaries. docs/privacy.md "
+    "is on ordinary non-members, in percent, of networks that were told wrong labels of the canaries; members - others "
+    "is by how many points it is higher on members, detectable TPR what would have been seen. docs/privacy.md "
     "has what the words mean; the evidence is that of all attacks on the row, its picture has each cell's."
 )
 

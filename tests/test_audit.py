@@ -423,7 +423,9 @@ def test_words_say_what_was_tried_what_was_seen_and_what_could_have_been():
         cell(0.503, artefact="the synthetic images"),
         cell(0.51, error=0.1, artefact="the weights"),
     )
-    assert text.startswith("We let 2 kinds of attack guess up to 12,480 times if a record had been used in training: ")
+    assert text.startswith(
+        "We let up to 2 kinds of attack guess up to 12,480 times if a record had been used in training: "
+    )
     words = "used records were recognised from the Teachers (right about 71 of 100 pairs of a used and an unused record"
     assert f"{words}; guessing: 50);" in text
     assert "no attack did better than chance explains on the Student and the synthetic images" in text
@@ -438,6 +440,10 @@ def test_among_leaks_beyond_doubt_the_words_tell_the_one_that_finds_most_and_the
     text = told(surer, cell(0.75, error=0.008), cell(0.9, artefact="the weights"))
     assert "recognised from the weights (right about 90 of 100 pairs of a used" in text
     assert "and the Student (right about 75 of 100 pairs)." in text, "what is counted is said once"
+    rare = cell(0.53, error=0.02, tpr=0.05, artefact="the weights")
+    text = told(rare, cell(0.52, error=0.003))
+    assert "the weights (recognising 5 of 100 used records while accusing 1 of 100 others) and the Student" in text
+    assert "the Student (right about 52 of 100 pairs of a used and an unused record; guessing: 50)." in text
 
 
 def test_what_an_attack_missed_in_something_that_leaks_is_no_limit_of_what_was_seen():

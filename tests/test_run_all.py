@@ -264,6 +264,7 @@ def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
         "utility-privacy",
         "audit-digits-0",
         "volume-digits-0",
+        "plane-digits-0",
     ):
         assert {f"{name}.png", f"{name}.pdf", f"{name}.txt"} <= made
     assert {"results.csv", "results.md", "audit-digits-0.json"} <= made

@@ -260,13 +260,12 @@ def made_by(picture: Path, usual: str) -> str:
     of_audit = re.fullmatch(r"(?:audit|plane|volume)-(.+-\d+)", picture.stem)
     stored = picture.with_name(f"audit-{of_audit[1]}.json") if of_audit else None
     if stored and stored.is_file():
-        return next(
-            audited.command(found) for found in audited.read(picture.parent) if audited.name(found) == stored.name
-        )
+        found = [each for each in audited.read(picture.parent) if audited.name(each) == stored.name]
+        return audited.command(found[0]) if found else usual
     tables = picture.with_name("results.md")
     text = owned.read_text(tables) if tables.is_file() else ""
     each = re.findall(r"^\* .*?: `([^`]+)`;", text, re.M)
-    own = [line for line in each if picture.stem.endswith(f"-{_dataset_of(line)}")]
+    own = [line for line in each if picture.stem.partition("-")[2] == _dataset_of(line)]
     return "; ".join(own or each or [usual])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -181,8 +182,12 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
 
 
 def _made_here(done: runs.Done) -> bool:
-    """Whether a result was made on such a processor as this one: another one's time says nothing here."""
-    return done.manifest["hardware"]["cpu"] == machine.hardware()["cpu"]
+    """Whether a result was made on such a processor as this one, and on a GPU only if there seems to be one here.
+
+    What another computer took says nothing here.
+    """
+    made = done.manifest["hardware"]
+    return made["cpu"] == machine.hardware()["cpu"] and (not made["gpu"] or bool(shutil.which("nvidia-smi")))
 
 
 def _what_is_stale(done: runs.Done, parts: dict, above: dict[str, Job], figures: Path, root: Path) -> str:
