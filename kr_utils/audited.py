@@ -95,6 +95,8 @@ def table(found: dict) -> pd.DataFrame:
         main = evidence.main_row(own)
         canaries, least = main["canary_auc"], main["detectable_auc"]
         classifies = artefact not in ("images", "generator")  # these two have no accuracy
+
+        # Numbers of attacks, which failed controls mark
         numbers = {
             "AUC": f"{_auc(main)} ({evidence.ATTACKS[main['attack']]})",
             "detectable AUC": "" if least is None else f"{least:.3f}",
@@ -105,6 +107,8 @@ def table(found: dict) -> pd.DataFrame:
             "AUC on canaries": "" if canaries is None else f"{canaries:.3f}",
             f"AOP (λ={found['lambda']:g})": f"{main['aop']:.3f}" if classifies and main["aop"] is not None else "",
         }
+
+        # And those of the artefact itself
         row = {"artefact": evidence.title(artefact) + _epsilon(found, artefact)}
         row["accuracy"] = f"{100 * main['accuracy']:.1f}" if classifies else ""
         row["members - others"] = f"{100 * main['gap']:+.1f}" if main["gap"] is not None else ""

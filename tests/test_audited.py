@@ -195,7 +195,7 @@ def test_the_readme_gets_the_audits_below_the_tables(tmp_path):
     readme.write_text("<!-- results -->\n<!-- /results -->\n")
     assert results.main([str(tmp_path)]) == 0
     assert readme.read_text().count("16 pipelines, 600 records") == 1
-    assert readme.read_text().count("| GKD Student | 95.5 | +2.0 | 0.600 | 0.613 [0.603, 0.633] (LiRA) |") == 1
+    assert readme.read_text().count("| GKD Student | 95.5 | +2.0 | 0.613 [0.603, 0.633] (LiRA) |") == 1
     before = readme.read_text()
     (tmp_path / "published/quick/audit-digits-0.json").write_text("{}")
     assert results.main([str(tmp_path)]) == 2

@@ -86,8 +86,6 @@ REACHED = {
     "plots.roc": {"compare"},
     "plots.pipeline": {"compare"},
     "results.overall": {"compare"},
-    "data.class_words": {"compare"},
-    "evidence.plane": {"compare"},
     "panels.sampler_panel": set(),
     "panels.threshold_panel": set(),
 }
