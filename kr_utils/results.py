@@ -587,7 +587,7 @@ def settings_told(rows: list[dict]) -> list[str]:
     differs = [name for name in tried if len({row[name] for row in rows}) > 1]
 
     def told(row: dict) -> str:
-        drawn = f"few-step ({row['few']:g})" if row["few"] else f"{row['steps']:g} steps"
+        drawn = f"{row['steps']:g} step{'s' * (row['steps'] != 1)}" + " of the few-step Generator" * bool(row["few"])
         more = [f"{tried[name]} {row[name]:g}" for name in differs if row[name]]
         return ", ".join([f"guidance {row['guidance']:g}", drawn, *more])
 

@@ -84,5 +84,9 @@ def test_the_comparison_shows_every_student_of_every_run(tmp_path, monkeypatch, 
     assert "softness" not in breast
     assert "softness +1.2 [" in digits
     assert "real ensemble: breastmnist 82.5 [" in (tmp_path / "smoke/cas.txt").read_text()
-    assert (tmp_path / "smoke/tuning-digits.txt").read_text().endswith("; chosen: guidance 1, few-step (1).\n")
+    assert (
+        (tmp_path / "smoke/tuning-digits.txt")
+        .read_text()
+        .endswith("; chosen: guidance 1, 2 steps of the few-step Generator.\n")
+    )
     assert {"smoke/brings.png", "smoke/results.csv"} <= set(stage.summary["figures"])

@@ -297,12 +297,19 @@ def test_changes_that_were_not_committed_are_told():
 def test_settings_are_told_by_what_differs_and_is_in_use():
     usual = {"guidance": 1.0, "steps": 8.0, "churn": 0.0, "threshold": 0.0, "few": 0.0}
     usual |= {"temperature": 4.0, "hard_weight": 0.0}
-    changed = [{"guidance": 2.5}, {"threshold": 0.5}, {"few": 2.0, "steps": 3.0}, {"hard_weight": 0.5, "churn": 2.0}]
+    changed = [
+        {"guidance": 2.5},
+        {"threshold": 0.5},
+        {"few": 1.0, "steps": 1.0},
+        {"few": 1.0, "steps": 2.0},
+        {"hard_weight": 0.5, "churn": 2.0},
+    ]
     assert results.settings_told([usual, *(usual | change for change in changed)]) == [
         "guidance 1, 8 steps",
         "guidance 2.5, 8 steps",
         "guidance 1, 8 steps, filter 0.5",
-        "guidance 1, few-step (2)",
+        "guidance 1, 1 step of the few-step Generator",
+        "guidance 1, 2 steps of the few-step Generator",
         "guidance 1, 8 steps, churn 2, asked label 0.5",
     ]
     told = results.settings_told([usual, usual | {"temperature": 1.0}])
