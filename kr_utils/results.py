@@ -27,10 +27,7 @@ UNEVEN = 1.5  # recall is shown per class where the most frequent class has this
 MIA = ("auc", "auc_low", "auc_high", "tpr_at_1pct_fpr", "blind_at_1pct_fpr", "advantage")
 EXACT = 1e-9  # two ways to the same number differ by rounding only
 CLOSE = 1e-6  # and where float32 or the ten digits of results.csv come between
-BUDGETS_MADE_ON = (
-    "breastmnist",
-    "digits",
-)  # sets that epochs, sizes and recipes were tried on: their gaps are optimistic
+BUDGETS_MADE_ON = ("breastmnist", "digits")  # epochs, sizes and recipes were tried on these: gaps are optimistic
 STAR = "(*)"  # beside the names of these
 
 # What brings what -> the Student with it, the Student without it, in words

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 from dataclasses import replace
 
 import pytest
@@ -267,6 +268,12 @@ def test_what_another_processor_took_is_not_expected_of_this_one(tmp_path, monke
     """A stage of a GPU's machine took minutes where this one would take an hour."""
     for job in make_plan(tmp_path, seeds=[0], until="teacher"):
         took(job, 90.0)
+    here = machine.hardware()
+    made = {"hardware": here | {"gpu": "H100"}}
+    monkeypatch.setattr(plan.shutil, "which", lambda name: None)
+    assert not plan._made_here(types.SimpleNamespace(manifest=made)), "there is no GPU here"
+    monkeypatch.setattr(plan.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert plan._made_here(types.SimpleNamespace(manifest=made))
     monkeypatch.setattr(machine, "hardware", lambda: {"cpu": "another"})
     jobs = make_plan(tmp_path, seeds=[0, 1], until="teacher")
     assert [job.expected for job in jobs] == [None] * 4

@@ -131,13 +131,7 @@ def test_the_same_outputs_as_member_and_as_outsider_are_the_negative_control(nam
     for _ in range({"model": 4, "denoising": 6}.get(name, 20)):
         phi, inside = world(rng, 8, 240, lift=3.0)
         phi[3] -= 3.0 * inside[3]
-        both = np.stack([inside, inside])
-        both[1, 3] = ~inside[3]  # the same record set, once in and once out
-        scores = [WAYS[name](phi, one, 3) for one in both]
-        found.append(auc(np.concatenate(scores), np.concatenate([one[3] for one in both])))
-        assert (scores[0] == scores[1]).all()
-        assert found[-1] == 0.5
-        found[-1] = auc(scores[0], inside[3])
+        found.append(auc(WAYS[name](phi, inside, 3), inside[3]))
     assert np.mean(found) == pytest.approx(0.5, abs=4 * np.std(found, ddof=1) / len(found) ** 0.5)
 
 
