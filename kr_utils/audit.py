@@ -7,7 +7,7 @@ N n / 2 decisions about members and as many about non-members.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -25,6 +25,7 @@ CLUSTERED_DRAWS = 300  # of each one-way bootstrap, from which standard errors a
 CERTAIN = 1e-9  # two p below it are the same: beyond doubt
 
 Row = dict  # of the matrix: one attack on one artefact
+PAIRS = "pairs"  # what an AUC is a share of, in words
 
 
 def halves(
@@ -487,13 +488,13 @@ def evidence(row: Row) -> str:
     return "no power" if smallest is None or smallest > WORTH else "no evidence"
 
 
-def words(rows: Sequence[Row]) -> str:
+def words(rows: Sequence[Row], named: Callable[[str], str] = str) -> str:
     """Two sentences for a reader without statistics: what was tried and seen, and what could have been seen.
 
     Parameters
     ----------
-    rows : of `judge`, with "artefact" in plain words; artefacts of the same words are told together, by the worst, and
-        "which" tells them apart where attacks are counted
+    rows : of `judge`
+    named : an artefact in plain words; those of the same words are told together, by the worst
     """
     made = [row for row in rows if row.get("auc") is not None]
     if not made:
@@ -501,7 +502,7 @@ def words(rows: Sequence[Row]) -> str:
             "No attack could be made, so nothing was learned about what these artefacts give away. "
             "An audit with shadows takes at least six pipelines."
         )
-    each = Counter(row.get("which", row["artefact"]) for row in made)
+    each = Counter(row["artefact"] for row in made)
     attacks = max(each.values())
     tried = (
         f"We let {'up to ' * (len(set(each.values())) > 1)}{attacks} kind{'s' * (attacks != 1)} of attack guess up to "
@@ -515,27 +516,25 @@ def words(rows: Sequence[Row]) -> str:
 
     # What was seen, each artefact by the worst that is known of it; the largest leak first
     seen: dict[str, list[tuple[str, Row]]] = {"leaks": [], "no evidence": [], "no power": []}
-    for artefact in dict.fromkeys(row["artefact"] for row in made):
-        own = [row for row in made if row["artefact"] == artefact]
+    for artefact in dict.fromkeys(named(row["artefact"]) for row in made):
+        own = [row for row in made if named(row["artefact"]) == artefact]
         kind = next(kind for kind in seen if kind in {row["evidence"] for row in own})
         best = min((row for row in own if row["evidence"] == kind), key=lambda r: (max(r["p"], CERTAIN), -r["auc"]))
         seen[kind].append((artefact, best))
     seen["leaks"].sort(key=lambda pair: -pair[1]["auc"])
     names = {kind: [artefact for artefact, _ in pairs] for kind, pairs in seen.items()}
-    told = [_success(row) for _, row in seen["leaks"]]
-    first = next((k for k, words in enumerate(told) if words.endswith("pairs")), None)
-    if first is not None:
-        told[first] += " of a used and an unused record; guessing: 50"
-    names["leaks"] = [f"{artefact} ({words})" for (artefact, _), words in zip(seen["leaks"], told)]
+    names["leaks"] = [f"{artefact} ({_success(row)})" for artefact, row in seen["leaks"]]
     says = {
         "leaks": "used records were recognised from",
         "no evidence": "no attack did better than chance explains on",
         "no power": "there was too little to judge",
     }
     told = "; ".join(f"{says[kind]} {_listed(each)}" for kind, each in names.items() if each)
+    told = told.replace(f" {PAIRS})", f" {PAIRS} of a used and an unused record; guessing: 50)", 1)  # said once
 
     # What would have been seen, by the least sensitive attack on what no attack found anything in
-    missed = [row for row in made if row["artefact"] in names["no evidence"] and row["evidence"] == "no evidence"]
+    silent = [row for row in made if named(row["artefact"]) in names["no evidence"]]
+    missed = [row for row in silent if row["evidence"] == "no evidence"]
     if missed:
         auc, tpr = (max(row[f"detectable_{name}"] or 1.0 for row in missed) for name in ("auc", "tpr_at_1pct_fpr"))
         could = (
@@ -553,7 +552,7 @@ def words(rows: Sequence[Row]) -> str:
 def _success(row: Row) -> str:
     """What a leak looks like: over all records, or where only few are recognised, of these."""
     if row["tpr_at_1pct_fpr"] is None or row["auc"] >= (row["detectable_auc"] or 1.0):
-        return f"right about {_share(row['auc'])} pairs"
+        return f"right about {_share(row['auc'])} {PAIRS}"
     return f"recognising {_share(row['tpr_at_1pct_fpr'])} used records while accusing 1 of 100 others"
 
 

@@ -6,14 +6,13 @@ attacks.py (which know one network) and shadow_attacks.py (which know the others
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
 
-from kr_utils import InputError, attacks, audit, metrics, shadow_attacks
+from kr_utils import attacks, audit, metrics, shadow_attacks
 
 # Name of an attack -> what it is, in a table's words
 ATTACKS = {
@@ -303,31 +302,6 @@ def copied(
         out[k] = np.minimum(distance[k], attacks.nearest(records, made)[0])
         counted[k, some] = True
     return out, counted
-
-
-def require_alike(shadows: Sequence, pipelines: int, given: Mapping) -> None:
-    """Refuse pipelines that were made for another audit: halves of another number do not fit together.
-
-    Parameters
-    ----------
-    shadows : `runs.Done`, in order of their numbers
-    given : what the notebook was given, for the command that makes the others
-
-    Raises
-    ------
-    InputError
-        One was made for another number of pipelines: the message names it, and both ways out.
-    """
-    others = [k for k, done in enumerate(shadows) if done.budget["pipelines"] != pipelines]
-    if others:
-        made = shadows[others[0]].budget["pipelines"]
-        options = {"--profile": "profile", "--datasets": "dataset", "--seeds": "seed", "--runs-dir": "runs_dir"}
-        options |= {"--data-root": "data_root"}
-        words = [str(word) for option, key in options.items() if str(given[key]) for word in (option, given[key])]
-        raise InputError(
-            f"07_shadow-{others[0]:02d} was made for an audit of {made} pipelines, not of {pipelines}: set overrides "
-            f'to {{"pipelines": {made}}}, or run `python run_all.py {shlex.join(words)} --audit {pipelines}`'
-        )
 
 
 # ------------------------------------------------------------------ shown

@@ -537,15 +537,13 @@ def labels(table: pd.DataFrame) -> dict[str, str]:
     return {name: f"{title} ({name})" if title in twice else title for name, title in titles.items()}
 
 
-def sized(table: pd.DataFrame, name: str = "") -> str:
-    """What stands behind a figure's numbers: seeds and test images of each dataset, or of the one that is named."""
-    names, told = labels(table), []
-    for one, rows in table.groupby("dataset"):
-        if name and one != name:
-            continue
+def sized(table: pd.DataFrame) -> dict[str, str]:
+    """Dataset -> what stands behind a figure's numbers: its title, seeds and test images."""
+    names, told = labels(table), {}
+    for name, rows in table.groupby("dataset"):
         seeds, images = rows.seed.nunique(), sum(_of_classes(rows[rows.method == "real"])[0])
-        told.append(f"{names[one]}: {seeds} seed{'s' * (seeds > 1)}, {images:,} test images")
-    return "; ".join(told)
+        told[name] = f"{names[name]}: {seeds} seed{'s' * (seeds > 1)}, {images:,} test images"
+    return told
 
 
 def dots(table: pd.DataFrame, methods: Iterable[str], key: str) -> dict[str, list[Interval]]:
@@ -611,20 +609,25 @@ def _with_and_without_everyday(rows: pd.DataFrame) -> list[tuple[str, pd.DataFra
     return [("", rows), *([(f", without {without}", rows[~everyday])] if without else [])]
 
 
+def command(rows: pd.DataFrame) -> str:
+    """What makes the rows of one profile and dataset again."""
+    seeds = ",".join(str(k) for k in sorted(set(rows.seed)))
+    options = rows.settings.iloc[0] if rows.settings.notna().all() else ""  # pandas reads an empty one as missing
+    whose = f"--profile {rows.profile.iloc[0]} --datasets {rows.dataset.iloc[0]} --seeds {seeds}"
+    return f".venv/bin/python run_all.py {whose} --threads {min(rows.threads)}{options}"
+
+
 def provenance(table: pd.DataFrame) -> list[str]:
     """A line per profile and dataset: the command, the hardware, the commit."""
     lines = []
-    for profile, title, rows in _datasets(table):
-        seeds = ",".join(str(k) for k in sorted(set(rows.seed)))
-        options = rows.settings.iloc[0] if rows.settings.notna().all() else ""  # pandas reads an empty one as missing
-        command = f".venv/bin/python run_all.py --profile {profile} --datasets {rows.dataset.iloc[0]} --seeds {seeds}"
-        threads = sorted(set(rows.threads))  # with others, sums are in another order and the last digits differ
-        command += f" --threads {threads[0]}{options}"
-        others = ["seeds with other threads too"] if len(threads) > 1 else []
+    for _, title, rows in _datasets(table):
+        # With other threads sums are in another order, and the last digits differ
+        others = ["seeds with other threads too"] if rows.threads.nunique() > 1 else []
         where = [*sorted(set(rows.hardware.map(escape))), *others]
         made = [rows.commit, *([rows.mia_commit] if "mia_commit" in rows else [])]
         commits = sorted({short(c) for c in pd.concat(made).dropna()})
-        lines.append(f"{escape(title)}: `{command}`; {'; '.join(where)}; commit {', '.join(commits) or 'unknown'}")
+        made_by = ", ".join(commits) or "unknown"
+        lines.append(f"{escape(title)}: `{command(rows)}`; {'; '.join(where)}; commit {made_by}")
     return lines
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,3 +82,9 @@ def among(folders: Iterable[str]) -> list[str]:
         numbers = {int(match[1]) for name in names if (match := re.match(rf"\.?{book}-(\d{{2,9}})(?!\d)", name))}
         found += [numbered(stage, k) for k in sorted(numbers)]
     return found
+
+
+def command(options: Mapping[str, object]) -> str:
+    """The command of the driver with these options, ready for a shell; an option without a value is left out."""
+    words = [word for option, value in options.items() if str(value) for word in (option, str(value))]
+    return f"python run_all.py {shlex.join(words)}"

@@ -113,7 +113,8 @@ FLOORS = {
     "driver/estimate": {"dataset_file", "owned", "profiles", "resolution", "stages", "driver/work"}
     | {"runs/*", "driver/plan", "driver/execute"},
     "driver/lab": {"owned", "paths", "stages", "driver/execute"},
-    "driver/book": {"audited", "owned", "parameters", "paths", "stages", "runs", "runs/copies"},
+    "driver/book": {"audited", "owned", "parameters", "paths", "results", "results_file", "stages", "runs"}
+    | {"runs/copies"},
     "driver/classroom": {"data", "owned", "paths", "published", "stages", "driver/book"},
     "driver/status": {"stages", "owned", "paths", "runs", "runs/*", "driver/report"},
     "driver/release": {"stages", "owned", "licences", "profiles", "releasable", "data", "runs", "runs/*", "driver/plan"}

@@ -642,15 +642,15 @@ def test_a_failed_control_takes_the_audit_s_word():
 
 
 def test_shadows_of_another_audit_are_refused(tmp_path):
-    class Done:
-        def __init__(self, pipelines):
-            self.budget = {"pipelines": pipelines}
-
-    given = {"profile": "quick", "dataset": "digits", "seed": 0, "runs_dir": "my runs", "data_root": ""}
-    evidence.require_alike([Done(4)] * 4, 4, given)
-    with pytest.raises(InputError, match=r"07_shadow-01 was made for an audit of 8 pipelines, not of 4") as refused:
-        evidence.require_alike([Done(4), Done(8)], 4, given)
-    command = "--profile quick --datasets digits --seeds 0 --runs-dir 'my runs' --audit 4"
+    folder = tmp_path / "my runs"
+    for job in make(folder, 4):
+        pretend(job)
+    where = {"dataset": "digits", "profile": "smoke", "seed": 0, "checksum": "c", "runs_dir": folder}
+    budget = profiles.budget("audit", "smoke")
+    assert runs.begin("audit", replace(budget, pipelines=4), **where)
+    with pytest.raises(InputError, match=r"07_shadow-00 was made for an audit of 4 pipelines, not of 2") as refused:
+        runs.begin("audit", budget, **where)
+    command = f"--profile smoke --datasets digits --seeds 0 --runs-dir '{folder}' --audit 2"
     assert command in str(refused.value), "the reader's own folders"
 
 

@@ -251,27 +251,23 @@ def front(pages: list[Page], profile: str, dataset: str, seed: int, command: str
 
 
 def made_by(picture: Path, usual: str) -> str:
-    """The command behind a figure: that of its audit, or those of the datasets that results.md beside it names.
+    """The command behind a figure: that of its audit, or those of the datasets in results.csv beside it.
 
     usual : where there is neither
     """
-    from kr_utils import audited  # pandas comes with it
+    from kr_utils import audited, results, results_file  # pandas comes with them
 
     of_audit = re.fullmatch(r"(?:audit|plane|volume)-(.+-\d+)", picture.stem)
     stored = picture.with_name(f"audit-{of_audit[1]}.json") if of_audit else None
     if stored and stored.is_file():
         found = [each for each in audited.read(picture.parent) if audited.name(each) == stored.name]
         return audited.command(found[0]) if found else usual
-    tables = picture.with_name("results.md")
-    text = owned.read_text(tables) if tables.is_file() else ""
-    each = re.findall(r"^\* .*?: `([^`]+)`;", text, re.M)
-    own = [line for line in each if picture.stem.partition("-")[2] == _dataset_of(line)]
-    return "; ".join(own or each or [usual])
-
-
-def _dataset_of(command: str) -> str:
-    found = re.search(r"--datasets (\S+)", command)
-    return found[1] if found else ""
+    text = results_file.load(picture.with_name("results.csv"), picture.parent.name)
+    if text is None:
+        return usual
+    each = {name: results.command(rows) for name, rows in results.parsed(text).groupby("dataset")}
+    dataset = picture.stem.partition("-")[2]
+    return each[dataset] if dataset in each else "; ".join(each.values())
 
 
 def gallery(pictures: list[Path], command: str) -> Page:

@@ -10,7 +10,6 @@ import csv
 import datetime
 import io
 import json
-import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -343,13 +342,22 @@ def _upstream(
         every = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
         last = missing[-1]
         how = {"--audit": len(needs)} if stages.kind(last) in stages.MANY else {"--until": last}
-        given = options | how
-        words = [word for option, value in given.items() if str(value) for word in (option, str(value))]
         raise InputError(
             f"{stages.folder(stage)} needs the results of {every} ({dataset}, profile {profile}, seed {seed}): "
             f"run {'this notebook' if len(names) == 1 else 'these notebooks, in this order,'} first, or "
-            f"`python run_all.py {shlex.join(words)}` in {ROOT}"
+            f"`{stages.command(options | how)}` in {ROOT}"
         )
+
+    # Pipelines that were made for another audit: halves of another number do not fit together
+    several = [need for need in needs if stages.kind(need) in stages.MANY]
+    for need in several:
+        made = upstream[need].budget["pipelines"]
+        if made != len(several):
+            again = stages.command(options | {"--audit": len(several)})
+            raise InputError(
+                f"{stages.folder(need)} was made for an audit of {made} pipelines, not of {len(several)}: "
+                f'set overrides to {{"pipelines": {made}}}, or run `{again}` in {ROOT}'
+            )
 
     # What it reads where it is there
     for wish in stages.IF_THERE.get(stage, ()):
