@@ -25,7 +25,7 @@ Copy this folder to the laptop's disk first: it is slow to run from a stick. Pyt
 Linux, and Windows in WSL (`wsl --install` once, with network; then in its Ubuntu terminal):
     cd {project}
     python3 -m venv .venv
-    .venv/bin/python -m pip install --no-index --find-links ../{wheels} -r requirements.txt
+    .venv/bin/python -m pip install --no-index --find-links ../{wheels} -r requirements.txt -e .
     KR_DATA="$PWD/../{data}" .venv/bin/python -m kr_utils.driver.lab
 
 macOS: the same lines, if wheels for macOS were added (ARGS="--also macosx_14_0_arm64"; there are: {platforms}).
@@ -116,13 +116,13 @@ def tracked() -> list[str]:
 
 
 def wheels(folder: Path, platforms: list[str], options: list[str]) -> None:
-    """Every package that requirements.txt names, and what those need, as wheels for this Python.
+    """Every package that requirements.txt names, what those need and what installs the project, as wheels.
 
     platforms : other systems, as pip names them; options : for pip
     """
     target, python = folder / WHEELS, [sys.executable, "-m", "pip"]
     owned.make(target)
-    pins = ["-r", str(stages.ROOT / "requirements.txt")]
+    pins = ["-r", str(stages.ROOT / "requirements.txt"), "setuptools>=77"]  # which installs the project itself
     calls = [[*python, "wheel", *options, "-w", str(target), *pins]]  # packages without wheels are built: they are pure
     for platform in platforms:
         only = ["--platform", platform, "--only-binary=:all:", "--find-links", str(target)]
