@@ -187,11 +187,82 @@ def pooled(
     InputError
         Shapes that do not fit; scores that are not numbers; nobody inside or nobody outside.
     """
-    # One line per decision, by falling score
     table, records = _decisions(scores, inside, groups, counted)
+    pipeline, member = table["pipeline"], table["member"]
+    found, draws_of = _bootstrap(table, seed, draws)
+    places = (pipeline.max() + 1, table["group"].max() + 1)
+    row: Row = {}
+    for name, value in found.items():
+        row |= _interval(name, value, [each[name] for each in draws_of], places, -1 if name == "advantage" else 0)
+
+    # What the non-members cannot carry, and what a blind attack has
+    out = int((~member).sum())
+    for name, rate in RATES.items():
+        blind = metrics.blind_tpr(out, rate)
+        row[name.replace("tpr", "blind")] = blind
+        if blind is None:
+            row |= {key: None for key in row if key.startswith(name)}
+
+    within = [_rank_auc(table["score"][k & member], table["score"][k & ~member])
+              for k in pipeline == np.arange(places[0])[:, None]]  # fmt: skip
+    row["auc_within"] = float(np.nanmean(within))
+    return row | {"members": int(member.sum()), "non_members": out, "pipelines": int(places[0]), "records": records}
+
+
+def difference(
+    one: np.ndarray,
+    other: np.ndarray,
+    inside: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+    draws: int = 1000,
+) -> Row:
+    """By how much the AUC of an attack on one artefact exceeds that of an attack on another: auc, auc_low, auc_high.
+
+    The same decisions are drawn for both (the same seed draws the same pipelines and records), so that what both have
+    in common, such as records that are hard for everybody, falls out of the interval. Else as `pooled`.
+
+    one, other : scores [N, n]; inside : bool [N, n]; groups, seed, draws : as of `pooled`
+    """
+    tables = [_decisions(scores, inside, groups, None)[0] for scores in (one, other)]
+    (first, draws_of), (second, others) = (_bootstrap(table, seed, draws) for table in tables)
+    places = (tables[0]["pipeline"].max() + 1, tables[0]["group"].max() + 1)
+    spread = [mine["auc"] - theirs["auc"] for mine, theirs in zip(draws_of, others)]
+    row = _interval("auc", first["auc"] - second["auc"], spread, places, -1)
+    return {key: row[key] for key in ("auc", "auc_low", "auc_high")}
+
+
+def mean_of(values: np.ndarray, counted: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float, float]:
+    """Mean over decisions and its 95 % interval, two-way clustered over pipelines and records (or groups).
+
+    values : [N, n]; counted : bool [N, n], the decisions that count; groups : of each record [n]
+    """
+    groups = np.arange(values.shape[1]) if groups is None else np.unique(groups, return_inverse=True)[1]
+    total, mean = counted.sum(), float(values[counted].mean())
+    rest = np.where(counted, values - mean, 0.0)
+    cells = np.stack([np.bincount(groups, weights=line) for line in rest])  # [N, groups]
+    several = cells.shape
+
+    def part(sums: np.ndarray) -> float:
+        return float((sums**2).sum() / total**2 * len(sums) / max(1, len(sums) - 1))
+
+    record_part = part(cells.sum(0))
+    pipeline_part = max(0.0, part(cells.sum(1)) - float((cells**2).sum() / total**2))
+    freedom = _freedom((record_part, several[1]), (pipeline_part, several[0]))
+    half = float(stats.t.ppf(0.975, freedom) * (record_part + pipeline_part) ** 0.5)
+    return mean, mean - half, mean + half
+
+
+def _bootstrap(table: dict[str, np.ndarray], seed: int, draws: int) -> tuple[dict, list[dict[str, np.ndarray]]]:
+    """Each measure of the decisions, and its draws: of cells, groups, pipelines, and of pipelines and groups at once.
+
+    The same seed draws the same clusters whatever the scores are.
+    """
+    # One line per decision, by falling score
     pipeline, group, member = table["pipeline"], table["group"], table["member"]
-    rng, places = np.random.default_rng(seed), (pipeline.max() + 1, group.max() + 1)
-    half = (rng.permutation(places[1]) % 2)[group]
+    rng, groups = np.random.default_rng(seed), group.max() + 1
+    half = (rng.permutation(groups) % 2)[group]
     ends = np.flatnonzero(np.r_[np.diff(table["score"]) != 0, True])
     exact = np.float32 if len(member) < 2**22 else np.float64  # holds every count of a draw
     found = _measures(np.ones((1, len(member)), dtype=exact), member, half, ends)
@@ -208,36 +279,29 @@ def pooled(
             parts.append(_measures(weights, member, half, ends))
         return {name: np.concatenate([part[name] for part in parts]) for name in found}
 
-    # Standard errors: over records, and what pipelines add
-    cell = np.unique(pipeline * places[1] + group, return_inverse=True)[1]
-    cells, by_group, by_pipeline = (resampled(CLUSTERED_DRAWS, each) for each in (cell, group, pipeline))
-    both = resampled(draws, pipeline, group)
-    row: Row = {}
-    for name, (value,) in found.items():
-        spread, few = both[name] - value, places[0] / max(1, places[0] - 1)
-        alone, record_part = cells[name].var(), by_group[name].var()
-        pipeline_part = max(0.0, few * by_pipeline[name].var() - alone)
-        variance = record_part + pipeline_part
-        freedom = _freedom((record_part, places[1]), (pipeline_part, places[0]))
-        scale = (variance / spread.var()) ** 0.5 if spread.var() > 0 else 0.0
-        scale *= stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975)
-        low, high = np.clip(value + scale * np.quantile(spread, [0.025, 0.975]), -1 if name == "advantage" else 0, 1)
-        row |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
-        row |= {f"{name}_error": float(variance**0.5), f"{name}_freedom": float(freedom)}
-        row[f"{name}_design"] = float(variance / alone) if alone > 0 else 1.0
+    cell = np.unique(pipeline * groups + group, return_inverse=True)[1]
+    single = [resampled(CLUSTERED_DRAWS, each) for each in (cell, group, pipeline)]
+    return {name: value for name, (value,) in found.items()}, [*single, resampled(draws, pipeline, group)]
 
-    # What the non-members cannot carry, and what a blind attack has
-    out = int((~member).sum())
-    for name, rate in RATES.items():
-        blind = metrics.blind_tpr(out, rate)
-        row[name.replace("tpr", "blind")] = blind
-        if blind is None:
-            row |= {key: None for key in row if key.startswith(name)}
 
-    within = [_rank_auc(table["score"][k & member], table["score"][k & ~member])
-              for k in pipeline == np.arange(places[0])[:, None]]  # fmt: skip
-    row["auc_within"] = float(np.nanmean(within))
-    return row | {"members": int(member.sum()), "non_members": out, "pipelines": int(places[0]), "records": records}
+def _interval(name: str, value: float, draws: Sequence[np.ndarray], places: tuple[int, int], least: float) -> Row:
+    """A measure with its interval, error, degrees of freedom and design, from the draws that `_bootstrap` makes.
+
+    places : pipelines and groups; least : the smallest value there is
+    """
+    # Standard error: over records, and what pipelines add
+    cells, by_group, by_pipeline, both = draws
+    spread, few = both - value, places[0] / max(1, places[0] - 1)
+    alone, record_part = cells.var(), by_group.var()
+    pipeline_part = max(0.0, few * by_pipeline.var() - alone)
+    variance = record_part + pipeline_part
+    freedom = _freedom((record_part, places[1]), (pipeline_part, places[0]))
+    scale = (variance / spread.var()) ** 0.5 if spread.var() > 0 else 0.0
+    scale *= stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975)
+    low, high = np.clip(value + scale * np.quantile(spread, [0.025, 0.975]), least, 1)
+    row = {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+    row |= {f"{name}_error": float(variance**0.5), f"{name}_freedom": float(freedom)}
+    return row | {f"{name}_design": float(variance / alone) if alone > 0 else 1.0}
 
 
 def _freedom(*parts: tuple[float, int]) -> float:

@@ -16,7 +16,8 @@ from kr_utils import InputError, belief, evidence, owned, paths, profiles, resul
 from kr_utils.intervals import Run
 
 # Of the metrics of 08
-KEPT = ("matrix", "volume", "worst", "pipelines", "pool", "canaries", "lambda", "doubts", "words", "spent", "made_on")
+KEPT = ("matrix", "differences", "volume", "worst", "pipelines", "pool", "canaries", "lambda", "doubts", "words")
+KEPT += ("spent", "made_on", "commits")
 
 
 def to_keep(title: str, run: Run) -> dict:
@@ -143,7 +144,20 @@ def told(found: dict) -> list[str]:
         f"{evidence.title(name)} {belief.marked(_auc(row), doubts)}" for name, row in found["worst"].items()
     )
     lines = [f"AUC on the twentieth of the records that leak most: {worst}."] if worst else []
-    return [head, found["words"], *lines]
+    return [head, found["words"], *against_real(found), *lines]
+
+
+def against_real(found: dict) -> list[str]:
+    """The Student beside real training, in one line; none where the file is of an older 10."""
+    row, doubts = found.get("differences", {}).get("student"), found["doubts"]["audit"]
+    if not row:
+        return []
+    leak, right = ([row[f"{key}{end}"] for end in ("", "_low", "_high")] for key in ("auc", "accuracy"))
+    attack = evidence.ATTACKS[evidence.main_row([r for r in found["matrix"] if r["artefact"] == "student"])["attack"]]
+    return [
+        f"The Student less real training, on the same records: AUC {belief.marked(belief.signed(*leak), doubts)} "
+        f"({attack}), accuracy {belief.signed(*(100 * value for value in right), digits=1)} points."
+    ]
 
 
 def name(found: dict) -> str:

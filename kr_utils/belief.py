@@ -113,6 +113,11 @@ def numbers(value: float, low: float, high: float) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def signed(value: float, low: float, high: float, digits: int = 3) -> str:
+    """A difference with its interval, "-0.076 [-0.101, -0.052]"."""
+    return "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(value, low, high, n=digits)
+
+
 def marked(text: str, why: str) -> str:
     """A number or a name, with the mark beside it if there is a reason not to believe it."""
     return f"{text} {MARK}" if why else text

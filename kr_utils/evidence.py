@@ -243,6 +243,26 @@ def overfit(z: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> dict[str, 
     return {"accuracy": float(outer), "gap": float(inner - outer)}
 
 
+def beside(
+    one: tuple[np.ndarray, np.ndarray],
+    other: tuple[np.ndarray, np.ndarray],
+    labels: np.ndarray,
+    inside: np.ndarray,
+    **how,
+) -> dict[str, float]:
+    """One classifier minus another on the same records: accuracy on non-members, AUC, each with _low and _high.
+
+    Parameters
+    ----------
+    one, other : logits [N, n, K] and scores [N, n], without canaries
+    how : groups, seed and draws of `audit.difference`
+    """
+    right, theirs = ((z.argmax(2) == labels).astype(np.float64) for z, _ in (one, other))
+    gain = audit.mean_of(right - theirs, ~inside, how["groups"])
+    leak = audit.difference(one[1], other[1], inside, **how)
+    return dict(zip(("accuracy", "accuracy_low", "accuracy_high"), gain)) | leak
+
+
 KEYS = {
     "tpr_at_1pct_fpr": "tpr_1",
     "tpr_at_1pct_fpr_low": "tpr_1_low",

@@ -728,7 +728,8 @@ def audit_section(audits: Iterable[dict]) -> str:
                 "Students by how many different synthetic images they saw, all with the same steps:",
                 markdown(curve),
             ]
-        made = f"`{audited.command(found)}`; {escape(audited.machines(found))}; commit {escape(short(found['commit']))}"
+        commits = ", ".join(sorted({short(commit) for commit in [found["commit"], *found.get("commits", [])]}))
+        made = f"`{audited.command(found)}`; {escape(audited.machines(found))}; commit {escape(commits)}"
         parts.append(f"* {escape(found['title'])}: {made}")
     return "\n\n".join([AUDITS, *parts]) + "\n" if parts else ""
 

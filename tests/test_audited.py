@@ -37,6 +37,17 @@ def an_audit(**more):
             cell("real-plain", "lira", None),
         ],
         "made_on": ["CPU, GPU none, torch 2"],
+        "commits": ["0123456789abcdef", "fedcba9876543210+changes"],
+        "differences": {
+            "student": {
+                "auc": -0.091,
+                "auc_low": -0.11,
+                "auc_high": -0.07,
+                "accuracy": 0.0251,
+                "accuracy_low": 0.0102,
+                "accuracy_high": 0.04,
+            }
+        },
         "spent": {"0": {"dp-sgd": {"epsilon": 7.996, "delta": 1e-3}}},
         "worst": {"student": {"auc": 0.851, "auc_low": 0.791, "auc_high": 0.901}},
         "volume": [
@@ -103,7 +114,11 @@ def test_the_tables_name_size_worst_cases_and_a_command_that_the_driver_takes():
     args = run_all.parser().parse_args(shlex.split(command)[2:])
     assert (args.datasets, args.seeds, args.profile, args.audit, args.threads) == ("digits", "0", "quick", 16, 1)
     assert args.set == ["shadow.ablation=0", "shadow.volumes=1,5"]
-    assert "commit 0123456789\n" in section
+    assert "commit 0123456789, fedcba9876+changes\n" in section, "of the attacks and of the pipelines"
+    assert (
+        "* The Student less real training, on the same records: AUC -0.091 [-0.110, -0.070] (LiRA), "
+        "accuracy +2.5 [+1.0, +4.0] points." in section
+    )
     assert results.audit_section([]) == ""
 
 
