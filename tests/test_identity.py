@@ -241,7 +241,8 @@ OF_TIME = ("speed",)  # how long a stage takes, for the driver's estimates
 BEFORE = ("own_files", "own_images", "pictures")  # make a dataset, whose checksum every stage has
 
 # Numbers that no number cell can come to: the names are here so that a new one is noticed.
-DEAD_TO_NUMBERS = {"results.into", "results.main", "audited.volumes", "audited.against_real"}  # of `python -m kr_utils.results`
+DEAD_TO_NUMBERS = {"results.into", "results.main", "results.aims"}  # of `python -m kr_utils.results`
+DEAD_TO_NUMBERS |= {"audited.volumes", "audited.against_real"}
 DEAD_TO_NUMBERS |= {"sampling.trajectory"}  # of a panel
 DEAD_TO_NUMBERS |= {"data.sizes", "dataset_file.read_shapes"}  # what the estimates know of a file
 

@@ -50,7 +50,18 @@ FLOORS = {
     "results_file": set(),
     "intervals": {"metrics"},
     "audited": {"belief", "evidence", "intervals", "owned", "paths", "profiles", "results_file", "stages"},
-    "results": {"audited", "belief", "data", "intervals", "metrics", "owned", "paths", "profiles", "results_file"}
+    "results": {
+        "audited",
+        "belief",
+        "data",
+        "evidence",
+        "intervals",
+        "metrics",
+        "owned",
+        "paths",
+        "profiles",
+        "results_file",
+    }
     | {"stages"},
     "captured": set(),
     "classifier": {"captured", "data", "metrics", "precision", "resume"},

@@ -109,8 +109,8 @@ def test_accuracy_is_the_mean_with_the_interval_over_seeds_and_images_and_both_g
 
 
 def test_another_set_carries_no_star_and_what_is_not_published_is_empty():
-    row = results.accuracy(rows("RetinaMNIST", gaps=(0.01,), resnet18=np.nan)).iloc[0]
-    assert row["dataset"] == "RetinaMNIST"
+    row = results.accuracy(rows("PathMNIST", gaps=(0.01,), resnet18=np.nan)).iloc[0]
+    assert row["dataset"] == "PathMNIST"
     assert row["CAS gap"] == "+1.00 [+0.00, +2.00]"
     assert row["MedMNIST's ResNet-18, real"] == ""
 
@@ -206,6 +206,49 @@ def test_the_mean_gap_stands_with_and_without_everyday_images():
     assert without.endswith("(profile `laptop`, without FashionMNIST; Student's t over datasets)")
     assert results.section(both).count("Mean CAS gap") == 1
     assert results.section(pd.concat([rows(), clothes])).count("Mean CAS gap") == 1, "one medical set has no mean"
+
+
+def aimed(table, audits=()):
+    """Each aim's measured and reached, by the first words of the aim."""
+    found = results.aims(table, audits)
+    return {row.aim: (row.measured, row.reached) for row in found.itertuples()}
+
+
+def test_an_aim_is_reached_by_its_interval_or_by_its_mean_or_not():
+    gap = "gap to one real classifier, mean over medical sets: +0.5 points or more"
+    least = "gap to one real classifier on no medical set below -1.0"
+    two = pd.concat([rows(gaps=(0.02,)), rows("PathMNIST", gaps=(0.02,))])
+    assert aimed(two)[gap] == ("+2.00 [+2.00, +2.00], 2 sets", "yes")
+    assert aimed(two)[least] == ("BreastMNIST +2.00 [+1.00, +3.00]; PathMNIST +2.00 [+1.00, +3.00]", "yes")
+    apart = aimed(pd.concat([rows(gaps=(0.03,)), rows("PathMNIST", gaps=(-0.005,))]))
+    assert apart[gap][1] == apart[least][1] == "by the mean, not by the interval"
+    assert aimed(pd.concat([two, rows("BloodMNIST", gaps=(-0.03,))]))[least][1] == "no"
+    everyday = aimed(pd.concat([two, rows("FashionMNIST", gaps=(-0.2,)), rows("Digits", gaps=(-0.002,))]))
+    assert everyday[gap] == aimed(two)[gap], "clothes and digits are not medical"
+    assert (
+        everyday["gap to one real classifier on digits: -0.3 points or more"][1] == "by the mean, not by the interval"
+    )
+    none = aimed(rows("Digits", gaps=(0.0,)))
+    assert none[gap] == none[least] == ("nothing yet", "")
+
+
+def test_the_aims_of_the_generator_the_baseline_and_the_audits():
+    every = [rows(name, textures=0.7) for name in ("BreastMNIST", "RetinaMNIST", "PathMNIST", "BloodMNIST")]
+    images = "the Generator's images teach more than textures, beyond the interval, on four medical sets"
+    assert aimed(pd.concat(every))[images][1] == "yes"
+    assert aimed(pd.concat(every[:3]))[images][1] == "no: 3 of 3"
+    assert aimed(pd.concat([*every[:3], rows("BloodMNIST", textures=0.803)]))[images][1] == "no: 3 of 4"
+    published = "real training reaches MedMNIST's ResNet-18 within its interval"
+    assert aimed(rows())[published] == ("BreastMNIST 80.0 [79.0, 81.0], published 86.3", "no")
+    assert aimed(rows(resnet18=0.805))[published][1] == "yes"
+
+    leaks = "in every audit the Student's AUC is below real training's"
+    assert aimed(rows())[leaks] == ("nothing yet", "")
+    for student, reached in ((0.6, "yes"), (0.69, "by the numbers, not by their intervals"), (0.71, "no")):
+        matrix = [{"artefact": who, "attack": "lira", "auc": auc, "auc_low": auc - 0.02, "auc_high": auc + 0.02}
+                  for who, auc in (("real", 0.7), ("student", student))]  # fmt: skip
+        found = aimed(rows(), [{"title": "BreastMNIST", "seed": 0, "matrix": matrix}])[leaks]
+        assert found == (f"BreastMNIST, seed 0: {student:.3f} against 0.700", reached)
 
 
 def test_the_same_dataset_in_two_profiles_stays_two_rows():
@@ -562,7 +605,7 @@ def test_texts_of_a_table_stay_texts(tmp_path):
     table["title"], table["classes"] = "NA", "1e5;null"
     (tmp_path / "results.csv").write_text(results.as_csv(table, "laptop"))
     every, _ = results.accumulate(rows("RetinaMNIST"), tmp_path / "results.csv")
-    assert results.accuracy(every).dataset.tolist() == ["NA (*)", "RetinaMNIST"]
+    assert results.accuracy(every).dataset.tolist() == ["NA (*)", "RetinaMNIST (*)"]
     assert results.recalls(every)["class"].tolist()[:2] == ["1e5", "null"]
 
 
