@@ -307,6 +307,10 @@ LEARNED = {"test_accuracy": 0.8, "test_recall": [0.5, 0.9], "test_counts": [10, 
 ONE_CLASS = {"test_accuracy": 0.75, "test_recall": [0.0, 1.0], "test_counts": [10, 30]}
 GAP = {"gap_low": -0.1, "gap_high": 0.05, "ensemble_gap": -0.0725}
 SOUND = {who: {"loss": {"auc": auc}} for who, auc in (("real", 0.598), ("student", 0.561))}
+SOUND["shift"] = {
+    who: {"val_test": {"auc": first}, "train_val": {"auc": second}}
+    for who, first, second in (("real", 0.532, 0.504), ("student", 0.521, 0.497))
+}
 DOUBTED = SOUND | {"believed": False, "doubts": {"models": ["the positive control was not caught"], "images": []}}
 
 
@@ -345,6 +349,10 @@ def test_the_closing_table_says_no_more_than_is_known(tmp_path, width):
     assert "-5.00 [-10.00, +5.00]" in text
     assert "-7.25" in text, "the gap to the ensemble"
     assert "0.598" in text
+    assert (
+        "digits seed 0: AUC of validation against test images, both outsiders: real training 0.532, Student 0.521; "
+        "of training against validation images: real training 0.504, Student 0.497"
+    ) in text
     assert "(!)" not in text
 
 

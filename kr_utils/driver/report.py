@@ -13,6 +13,7 @@ from kr_utils.driver import plan
 STAGES = [stage for stage in stages.USUAL if stage != "compare"]
 
 SUMMARY = ("dataset", "seed", "real", "CAS", "gap (points)", "to ensemble", "AUC real", "AUC Student", "time")
+CLASSIFIERS = {"real": "real training", "student": "Student"}
 UNKNOWN_WIDTH = 160  # columns, where the output is no terminal
 
 
@@ -122,7 +123,8 @@ class Reporter:
         return word
 
     def summary(self, seconds: dict[plan.Job, float]) -> None:
-        """The closing table; real and CAS are test accuracies, AUC is the loss attack's on one classifier of each.
+        """The closing table; real and CAS are test accuracies, AUC is the loss attack's on one classifier of each,
+        training against test images.
 
         Gaps are in points, to the mean of the real classifiers and to their ensemble.
         """
@@ -136,9 +138,7 @@ class Reporter:
         else:
             for row in rows:
                 self.console.print(*narrow(row), sep="\n", markup=False)
-        for line in (*unlearned(self.jobs), *doubts(self.jobs)):
-            self.say(line)
-        for line in audited(self.jobs):
+        for line in (*unlearned(self.jobs), *shifts(self.jobs), *doubts(self.jobs), *audited(self.jobs)):
             self.say(line)
         kinds = {job: stages.kind(job.stage) for job in seconds}
         spent = {s: sum(v for job, v in seconds.items() if kinds[job] == s) for s in stages.STAGES}
@@ -285,6 +285,22 @@ def gap(teacher: dict | None, student: dict) -> str:
             return f"{100 * student['cas_gap']:+.2f}: {words}"
     low, high = 100 * student["gap_low"], 100 * student["gap_high"]
     return f"{100 * student['cas_gap']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def shifts(jobs: list[plan.Job]) -> list[str]:
+    """A line for each attacked run: the loss attack's AUCs that tell a leak from a difference of the splits."""
+    lines = []
+    for (dataset, seed), mine in finished(jobs).items():
+        for done in (done for job, done in mine.items() if done and job.stage == "membership"):
+            outsiders, members = (
+                ", ".join(f"{who} {done.metrics['shift'][key][pair]['auc']:.3f}" for key, who in CLASSIFIERS.items())
+                for pair in ("val_test", "train_val")
+            )
+            lines.append(
+                f"{dataset} seed {seed}: AUC of validation against test images, both outsiders: {outsiders}; "
+                f"of training against validation images: {members}"
+            )
+    return lines
 
 
 def unlearned(jobs: list[plan.Job]) -> list[str]:
