@@ -7,7 +7,7 @@ N n / 2 decisions about members and as many about non-members.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -209,32 +209,40 @@ def pooled(
     return row | {"members": int(member.sum()), "non_members": out, "pipelines": int(places[0]), "records": records}
 
 
-def difference(
-    one: np.ndarray,
+def differences(
+    each: Mapping[str, np.ndarray],
     other: np.ndarray,
     inside: np.ndarray,
     *,
     groups: np.ndarray | None = None,
     seed: int = 0,
     draws: int = 1000,
-) -> Row:
-    """By how much the AUC of an attack on one artefact exceeds that of an attack on another: auc, auc_low, auc_high.
+) -> dict[str, Row]:
+    """By how much attacks on each artefact have a larger AUC than one on another: auc, auc_low, auc_high.
 
     The same decisions are drawn for both (the same seed draws the same pipelines and records), so that what both have
     in common, such as records that are hard for everybody, falls out of the interval. Else as `pooled`.
 
-    one, other : scores [N, n]; inside : bool [N, n]; groups, seed, draws : as of `pooled`
+    each, other : scores [N, n]; inside : bool [N, n]; groups, seed, draws : as of `pooled`
     """
-    tables = [_decisions(scores, inside, groups, None)[0] for scores in (one, other)]
-    (first, draws_of), (second, others) = (_bootstrap(table, seed, draws) for table in tables)
-    places = (tables[0]["pipeline"].max() + 1, tables[0]["group"].max() + 1)
-    spread = [mine["auc"] - theirs["auc"] for mine, theirs in zip(draws_of, others)]
-    row = _interval("auc", first["auc"] - second["auc"], spread, places, -1)
-    return {key: row[key] for key in ("auc", "auc_low", "auc_high")}
+    table = _decisions(other, inside, groups, None)[0]
+    places = (table["pipeline"].max() + 1, table["group"].max() + 1)
+    reference, theirs = _bootstrap(table, seed, draws)
+    out = {}
+    for name, scores in each.items():
+        found, mine = _bootstrap(_decisions(scores, inside, groups, None)[0], seed, draws)
+        apart = [a["auc"] - b["auc"] for a, b in zip(mine, theirs)]
+        row = _interval("auc", found["auc"] - reference["auc"], apart, places, -1)
+        out[name] = {key: row[key] for key in ("auc", "auc_low", "auc_high")}
+    return out
 
 
-def mean_of(values: np.ndarray, counted: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float, float]:
+def clustered_mean(
+    values: np.ndarray, counted: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[float, float, float]:
     """Mean over decisions and its 95 % interval, two-way clustered over pipelines and records (or groups).
+
+    Variance as in `pooled`, with as many degrees of freedom as the fewer clusters have (Cameron, Gelbach, Miller 2011).
 
     values : [N, n]; counted : bool [N, n], the decisions that count; groups : of each record [n]
     """
@@ -242,15 +250,13 @@ def mean_of(values: np.ndarray, counted: np.ndarray, groups: np.ndarray | None =
     total, mean = counted.sum(), float(values[counted].mean())
     rest = np.where(counted, values - mean, 0.0)
     cells = np.stack([np.bincount(groups, weights=line) for line in rest])  # [N, groups]
-    several = cells.shape
 
     def part(sums: np.ndarray) -> float:
         return float((sums**2).sum() / total**2 * len(sums) / max(1, len(sums) - 1))
 
-    record_part = part(cells.sum(0))
-    pipeline_part = max(0.0, part(cells.sum(1)) - float((cells**2).sum() / total**2))
-    freedom = _freedom((record_part, several[1]), (pipeline_part, several[0]))
-    half = float(stats.t.ppf(0.975, freedom) * (record_part + pipeline_part) ** 0.5)
+    by_record, by_pipeline = part(cells.sum(0)), part(cells.sum(1))
+    variance = by_record + max(0.0, by_pipeline - float((cells**2).sum() / total**2))
+    half = float(stats.t.ppf(0.975, max(1, min(cells.shape) - 1)) * variance**0.5)
     return mean, mean - half, mean + half
 
 

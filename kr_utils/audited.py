@@ -71,7 +71,7 @@ def read(folder: Path) -> list[dict]:
     for path in (path for path in paths.listed(folder) if path.match("audit-*.json")):
         try:
             found = json.loads(owned.read_text(path, results_file.LARGEST))
-            told(found), table(found), volumes(found), machines(found)
+            told(found), table(found), volumes(found), machines(found), commits(found)
             if not re.fullmatch(r"[\w ./,=-]+", command(found)):  # it stands in the tables as code
                 raise ValueError
             if not isinstance(found["words"], str):
@@ -176,6 +176,11 @@ def machines(found: dict) -> str:
     """Where the pipelines were made, and the attacks if elsewhere."""
     made = found.get("made_on", [found["hardware"]])
     return "; ".join(made) + f" (attacks: {found['hardware']})" * (made != [found["hardware"]])
+
+
+def commits(found: dict) -> list[str]:
+    """Of the code that made the pipelines; none where the file is of an older 10."""
+    return [str(commit) for commit in found.get("commits", [])]
 
 
 def _auc(row: dict) -> str:

@@ -6,7 +6,7 @@ attacks.py (which know one network) and shadow_attacks.py (which know the others
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -243,24 +243,27 @@ def overfit(z: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> dict[str, 
     return {"accuracy": float(outer), "gap": float(inner - outer)}
 
 
-def beside(
-    one: tuple[np.ndarray, np.ndarray],
+def against(
+    each: Mapping[str, tuple[np.ndarray, np.ndarray]],
     other: tuple[np.ndarray, np.ndarray],
     labels: np.ndarray,
     inside: np.ndarray,
     **how,
-) -> dict[str, float]:
-    """One classifier minus another on the same records: accuracy on non-members, AUC, each with _low and _high.
+) -> dict[str, dict[str, float]]:
+    """Each classifier minus another on the same records: accuracy on non-members, AUC, each with _low and _high.
 
     Parameters
     ----------
-    one, other : logits [N, n, K] and scores [N, n], without canaries
-    how : groups, seed and draws of `audit.difference`
+    each, other : logits [N, n, K] and scores [N, n], without canaries
+    how : groups, seed and draws of `audit.differences`
     """
-    right, theirs = ((z.argmax(2) == labels).astype(np.float64) for z, _ in (one, other))
-    gain = audit.mean_of(right - theirs, ~inside, how["groups"])
-    leak = audit.difference(one[1], other[1], inside, **how)
-    return dict(zip(("accuracy", "accuracy_low", "accuracy_high"), gain)) | leak
+    found = audit.differences({name: scores for name, (_, scores) in each.items()}, other[1], inside, **how)
+    theirs = other[0].argmax(2) == labels
+    for name, (z, _) in each.items():
+        right = (z.argmax(2) == labels) - theirs.astype(np.float64)
+        gain = audit.clustered_mean(right, ~inside, how["groups"])
+        found[name] |= dict(zip(("accuracy", "accuracy_low", "accuracy_high"), gain))
+    return found
 
 
 KEYS = {

@@ -356,17 +356,17 @@ def test_a_difference_is_of_the_same_decisions():
     phi, inside = world(rng, 12, 200, lift=1.5)
     stronger, weaker = phi, phi + rng.normal(0, 1.0, phi.shape)
     how = {"seed": 3, "draws": 200}
-    nothing = audit.difference(phi, phi, inside, **how)
-    assert (nothing["auc"], nothing["auc_low"], nothing["auc_high"]) == (0, 0, 0)
+    found = audit.differences({"same": weaker, "stronger": stronger}, weaker, inside, **how)
+    assert set(found["same"].values()) == {0}
 
-    row = audit.difference(stronger, weaker, inside, **how)
+    row = found["stronger"]
     first, second = (audit.pooled(scores, inside, **how) for scores in (stronger, weaker))
     assert row["auc"] == pytest.approx(first["auc"] - second["auc"], abs=1e-12)
     assert row["auc_low"] < row["auc"] < row["auc_high"]
     apart = (first["auc_error"] ** 2 + second["auc_error"] ** 2) ** 0.5
     assert row["auc_high"] - row["auc_low"] < 0.7 * 2 * 1.96 * apart, "records are as hard for both"
-    back = audit.difference(weaker, stronger, inside, **how)
-    assert back["auc"] == -row["auc"]
+    back = audit.differences({"weaker": weaker}, stronger, inside, **how)
+    assert back["weaker"]["auc"] == -row["auc"]
 
 
 def test_the_interval_of_a_difference_covers(monkeypatch):
@@ -376,7 +376,7 @@ def test_the_interval_of_a_difference_covers(monkeypatch):
     for _ in range(60):
         phi, inside = world(rng, 8, 80, lift=1.0)
         one, other = (phi + rng.normal(0, 1, phi.shape) for _ in range(2))
-        row = audit.difference(one, other, inside, draws=60)
+        row = audit.differences({"one": one}, other, inside, draws=60)["one"]
         hits += not row["auc_low"] <= 0 <= row["auc_high"]
     assert hits <= 9
 
@@ -388,25 +388,36 @@ def test_a_mean_s_interval_is_clustered_both_ways():
 
     # Independent decisions: the textbook's interval
     values = rng.normal(2, 1, counted.shape)
-    mean, low, high = audit.mean_of(values, counted)
+    mean, low, high = audit.clustered_mean(values, counted)
     assert mean == pytest.approx(values.mean())
     assert (high - low) / 2 == pytest.approx(1.96 / n**0.5, rel=0.3)
 
     # The same in every pipeline: there are 400 decisions, not 6,400; and the same for every record: there are 16
     whole = np.broadcast_to(rng.normal(size=400), counted.shape)
-    mean, low, high = audit.mean_of(whole, counted)
-    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 399) * whole[0].std(ddof=1) / 20, rel=0.01)
+    mean, low, high = audit.clustered_mean(whole, counted)
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 15) * whole[0].std(ddof=1) / 20, rel=0.01)
     whole = np.broadcast_to(rng.normal(size=(16, 1)), counted.shape)
-    mean, low, high = audit.mean_of(whole, counted)
+    mean, low, high = audit.clustered_mean(whole, counted)
     assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 15) * whole[:, 0].std(ddof=1) / 4, rel=0.01)
 
     # What does not count has no say; images of a patient are one
     counted[:, ::2] = False
     whole = np.where(counted, 1.0, np.nan)
-    assert audit.mean_of(whole, counted) == (1.0, 1.0, 1.0)
+    assert audit.clustered_mean(whole, counted) == (1.0, 1.0, 1.0)
     values = np.broadcast_to(np.repeat(rng.normal(size=100), 4), counted.shape)
-    alone, grouped = (audit.mean_of(values, np.ones_like(counted), g) for g in (None, np.repeat(np.arange(100), 4)))
+    alone, grouped = (
+        audit.clustered_mean(values, np.ones_like(counted), g) for g in (None, np.repeat(np.arange(100), 4))
+    )
     assert (grouped[2] - grouped[1]) == pytest.approx(2 * (alone[2] - alone[1]), rel=0.02)
+
+
+def test_a_mean_s_interval_covers():
+    rng, held = np.random.default_rng(17), 0
+    for _ in range(300):
+        values = rng.normal(0, 0.3, (12, 1)) + rng.normal(0, 1, 60) + rng.normal(size=(12, 60))
+        _, low, high = audit.clustered_mean(values, rng.random(values.shape) < 0.5)
+        held += low <= 0 <= high
+    assert 0.91 * 300 <= held <= 0.99 * 300
 
 
 # A model that remembers, from images to words

@@ -114,7 +114,7 @@ def test_the_tables_name_size_worst_cases_and_a_command_that_the_driver_takes():
     args = run_all.parser().parse_args(shlex.split(command)[2:])
     assert (args.datasets, args.seeds, args.profile, args.audit, args.threads) == ("digits", "0", "quick", 16, 1)
     assert args.set == ["shadow.ablation=0", "shadow.volumes=1,5"]
-    assert "commit 0123456789, fedcba9876+changes\n" in section, "of the attacks and of the pipelines"
+    assert "commit 0123456789 (pipelines: 0123456789, fedcba9876+changes)\n" in section
     assert (
         "* The Student less real training, on the same records: AUC -0.091 [-0.110, -0.070] (LiRA), "
         "accuracy +2.5 [+1.0, +4.0] points." in section
@@ -167,6 +167,7 @@ def test_an_audit_says_where_its_pipelines_were_made():
 
 BROKEN = {
     "machines that are numbers": json.dumps(an_audit(made_on=[1])),
+    "no commits": json.dumps(an_audit(commits=None)),
     "no JSON": "{",
     "a list": "[]",
     "without a key": json.dumps({key: value for key, value in an_audit().items() if key != "matrix"}),

@@ -54,7 +54,6 @@ FLOORS = {
         "audited",
         "belief",
         "data",
-        "evidence",
         "intervals",
         "metrics",
         "owned",

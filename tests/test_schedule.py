@@ -335,6 +335,7 @@ def test_the_closing_table_names_what_is_not_to_be_believed_at_any_width(tmp_pat
     assert "+0.00: both know one class only" in text, "no bare 0.00"
     assert "0.598 (!)" in text
     assert "0.561 (!)" in text
+    assert text.count("(!)") == 2 + 4 + 1, "the shifts are of the same attack; and the line that says why"
     assert "(!) digits seed 0, attacks not to be believed: the positive control was not caught" in text
     assert "1.5 min" in text
     assert "time by stage: teacher 8 s, generator 1.4 min" in text

@@ -10,7 +10,7 @@ import html
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,24 +250,31 @@ def front(pages: list[Page], profile: str, dataset: str, seed: int, command: str
     return Page("index", "Contents", body)
 
 
-def made_by(picture: Path, usual: str) -> str:
-    """The command behind a figure: that of its audit, or those of the datasets in results.csv beside it.
+def tabled(folder: Path) -> dict[str, str]:
+    """Dataset -> the command behind its rows in the folder's results.csv; empty where none can be read."""
+    from kr_utils import results, results_file  # pandas comes with them
 
-    usual : where there is neither
+    try:
+        text = results_file.load(folder / "results.csv", folder.name)
+    except InputError:  # a caption is not worth the book; who draws the figures anew is told
+        return {}
+    return {name: results.command(rows) for name, rows in results.parsed(text).groupby("dataset")} if text else {}
+
+
+def made_by(picture: Path, each: Mapping[str, str], usual: str) -> str:
+    """The command behind a figure: that of its audit, or those of the datasets that it shows.
+
+    each : of `tabled`; usual : where there is none
     """
-    from kr_utils import audited, results, results_file  # pandas comes with them
+    from kr_utils import audited
 
     of_audit = re.fullmatch(r"(?:audit|plane|volume)-(.+-\d+)", picture.stem)
     stored = picture.with_name(f"audit-{of_audit[1]}.json") if of_audit else None
     if stored and stored.is_file():
         found = [each for each in audited.read(picture.parent) if audited.name(each) == stored.name]
         return audited.command(found[0]) if found else usual
-    text = results_file.load(picture.with_name("results.csv"), picture.parent.name)
-    if text is None:
-        return usual
-    each = {name: results.command(rows) for name, rows in results.parsed(text).groupby("dataset")}
     dataset = picture.stem.partition("-")[2]
-    return each[dataset] if dataset in each else "; ".join(each.values())
+    return each.get(dataset) or "; ".join(each.values()) or usual
 
 
 def gallery(pictures: list[Path], command: str) -> Page:
@@ -276,12 +283,13 @@ def gallery(pictures: list[Path], command: str) -> Page:
     command : where none is stored beside a figure
     """
     parts = ["<h1>Gallery</h1><p>Every figure of notebook 10, with what it shows and the command that draws it.</p>"]
+    each = tabled(pictures[0].parent) if pictures else {}
     for picture in pictures:
         text = picture.with_suffix(".txt")
         told = html.escape(owned.read_text(text).strip() if text.is_file() else picture.stem)
         title = html.escape(picture.stem.replace("-", " "))
         image = f'<img src="figures/{html.escape(picture.name)}" alt="{told}" loading="lazy">'
-        made = f"<code>{html.escape(made_by(picture, command))}</code>"
+        made = f"<code>{html.escape(made_by(picture, each, command))}</code>"
         parts.append(
             f"<section><h2>{title}</h2><figure>{image}<figcaption>{told}<br>{made}</figcaption></figure></section>"
         )

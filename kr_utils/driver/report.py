@@ -291,9 +291,13 @@ def shifts(jobs: list[plan.Job]) -> list[str]:
     """A line for each attacked run: the loss attack's AUCs that tell a leak from a difference of the splits."""
     lines = []
     for (dataset, seed), mine in finished(jobs).items():
-        for done in (done for job, done in mine.items() if done and job.stage == "membership"):
+        for found in (done.metrics for job, done in mine.items() if done and job.stage == "membership"):
+            why = belief.doubt(found, "models")
             outsiders, members = (
-                ", ".join(f"{who} {done.metrics['shift'][key][pair]['auc']:.3f}" for key, who in CLASSIFIERS.items())
+                ", ".join(
+                    f"{who} {belief.marked('{:.3f}'.format(found['shift'][key][pair]['auc']), why)}"
+                    for key, who in CLASSIFIERS.items()
+                )
                 for pair in ("val_test", "train_val")
             )
             lines.append(

@@ -255,7 +255,7 @@ def _audit(budgets, sizes: Sizes) -> dict[str, float]:
     shadow, several = budgets.shadow, budgets.audit.pipelines
     artefacts = 6 + len(shadow.epsilons) + 4 * shadow.ablation + 5 * shadow.controls + shadow.few + 2
     decisions = several * 2 * _halves(sizes)[0]
-    draws = artefacts * ATTACKED * (budgets.audit.draws + CLUSTERED)
+    draws = artefacts * (ATTACKED + 1) * (budgets.audit.draws + CLUSTERED)  # and once more beside real training
     return {"resample": draws * decisions, "start": STARTS["audit"] + FITTED * FIT * several}
 
 
