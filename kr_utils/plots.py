@@ -457,14 +457,14 @@ def utility_privacy(points: list[dict]) -> Figure:
             style |= {"markerfacecolor": "white"} if who == "real" else {}  # told apart in grey, too
             axis.errorbar(x, 100 * y, **spread, **style)
         axis.annotate("", places["student"], places["real"], arrowprops={"arrowstyle": "->", "color": "#666666"})
-        ground = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
-        axis.annotate(point["dataset"], places["student"], (8, 9), textcoords="offset points", fontsize=8, bbox=ground)
 
     # Chance, and the legend
     axis.axvline(0.5, color=COLOURS["chance"], lw=1, ls=":")
     for key in ("real", "student"):
         fill = {"markerfacecolor": "white"} if key == "real" else {}
         axis.plot([], [], "o", color=COLOURS[key], label=TITLES[key], **fill)
+    for k, point in enumerate(points):
+        axis.plot([], [], MARKERS[k % 7], color="#333333", label=point["dataset"])
     axis.plot([], [], ":", color=COLOURS["chance"], label="no leakage seen (AUC 0.5)")
     axis.set(xlabel="AUC of the loss attack (further left leaks less to it)", ylabel="test accuracy (%)")
     axis.margins(0.18)
