@@ -110,7 +110,7 @@ def table(found: dict) -> pd.DataFrame:
         }
 
         # And those of the artefact itself
-        row = {"artefact": evidence.title(artefact) + _epsilon(found, artefact)}
+        row = {"artefact": evidence.title(artefact, found["spent"].get("0"))}
         row["accuracy"] = f"{100 * main['accuracy']:.1f}" if classifies else ""
         row["members - others"] = f"{100 * main['gap']:+.1f}" if main["gap"] is not None else ""
         out.append(
@@ -189,8 +189,3 @@ def _auc(row: dict) -> str:
 
 def _rate(value: float | None) -> str:
     return "not estimable" if value is None else f"{100 * value:.1f}"
-
-
-def _epsilon(found: dict, artefact: str) -> str:
-    spent = found["spent"].get("0", {}).get(artefact)
-    return f", epsilon {spent['epsilon']:.1f}" if spent else ""

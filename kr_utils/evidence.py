@@ -46,9 +46,14 @@ MANY_SHADOWS = 64  # from here on each record has enough shadows for a variance 
 Scores = dict[str, np.ndarray | None]  # attack -> [N, n]; None: it takes more pipelines
 
 
-def title(artefact: str) -> str:
-    """An artefact in a table's words."""
+def title(artefact: str, spent: Mapping[str, dict] | None = None) -> str:
+    """An artefact in a table's words.
+
+    spent : DP-SGD's artefact -> what its accountant says, with "epsilon"
+    """
     kind, _, which = artefact.partition("-")
+    if artefact in (spent or {}):
+        return f"DP-SGD, epsilon {round(spent[artefact]['epsilon'], 1):g}"
     if artefact in ARTEFACTS or kind != "student":
         return ARTEFACTS.get(artefact, artefact.upper().replace("DP-SGD-", "DP-SGD, epsilon "))
     return f"Student ({which.replace('_', ' ')})"
@@ -330,16 +335,22 @@ def copied(
 # ------------------------------------------------------------------ shown
 
 
-def picture(matrix: Sequence[dict]) -> dict:
-    """What `plots.release_matrix` draws of a stored matrix: cells by (artefact, attack) in words, rows and columns."""
-    rows = [title(name) for name in in_order(list(dict.fromkeys(row["artefact"] for row in matrix)))]
+def picture(matrix: Sequence[dict], spent: Mapping[str, dict]) -> dict:
+    """What `plots.release_matrix` draws of a stored matrix: cells by (artefact, attack) in words, rows and columns.
+
+    spent : as of `title`
+    """
+    rows = [title(name, spent) for name in in_order(list(dict.fromkeys(row["artefact"] for row in matrix)))]
     columns = [words for name, words in ATTACKS.items() if any(row["attack"] == name for row in matrix)]
-    cells = {(title(row["artefact"]), ATTACKS[row["attack"]]): row for row in matrix}
+    cells = {(title(row["artefact"], spent), ATTACKS[row["attack"]]): row for row in matrix}
     return {"cells": cells, "rows": rows, "columns": columns}
 
 
-def plane(matrix: Sequence[dict]) -> list[dict]:
-    """What `plots.privacy_plane` draws of a stored matrix: each artefact's main attack beside its accuracy."""
+def plane(matrix: Sequence[dict], spent: Mapping[str, dict]) -> list[dict]:
+    """What `plots.privacy_plane` draws of a stored matrix: each artefact's main attack beside its accuracy.
+
+    spent : as of `title`
+    """
     colour = {"real": "real", "real-plain": "real", "teacher": "ensemble", "ensemble": "ensemble"}
     colour |= {"images": "chance", "generator": "chance"}
     found = []
@@ -347,8 +358,15 @@ def plane(matrix: Sequence[dict]) -> list[dict]:
         row = main_row([row for row in matrix if row["artefact"] == artefact])
         key = colour.get(artefact, "control" if artefact.startswith("dp-sgd") else "student")
         if row["auc"] is not None:
-            found.append(row | {"name": title(artefact), "key": key})
+            found.append(row | {"name": title(artefact, spent), "key": key})
     return found
+
+
+def references(matrix: Sequence[dict], spent: Mapping[str, dict]) -> dict[str, tuple[float, float]]:
+    """Real training and the most accurate DP-SGD, which saw no synthetic image: title -> (AUC, accuracy)."""
+    main = {name: main_row([row for row in matrix if row["artefact"] == name]) for name in ("real", *spent)}
+    private = max(spent, key=lambda name: main[name]["accuracy"])
+    return {title(name, spent): (main[name]["auc"], main[name]["accuracy"]) for name in ("real", private)}
 
 
 def by_volume(points: Sequence[dict]) -> list[dict]:

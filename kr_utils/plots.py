@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -573,7 +574,6 @@ def privacy_plane(points: list[dict], xlabel: str) -> Figure:
         spread = [[max(0, x - point["auc_low"])], [max(0, point["auc_high"] - x)]]
         style = {"color": COLOURS[point["key"]], "fmt": MARKERS[k % 7], "capsize": 2, "markersize": 7, "lw": 1}
         axis.errorbar(x, y, xerr=spread, **style)
-        axis.annotate(str(number), (x, y), (5, 4), textcoords="offset points", fontsize=8)
 
         # The list beside it
         height = 1 - (number - 0.5) / max(12, len(points))
@@ -584,7 +584,24 @@ def privacy_plane(points: list[dict], xlabel: str) -> Figure:
     axis.axvline(0.5, color=COLOURS["chance"], lw=1, ls=":")
     axis.set(xlabel=xlabel, ylabel="accuracy on non-members (%)")
     axis.margins(0.12)
+    figure.draw_without_rendering()  # where the points come to lie
+    _numbered(axis, np.array([[point["auc"], 100 * point["accuracy"]] for point in points]))
     return figure
+
+
+def _numbered(axis: Axes, points: np.ndarray) -> None:
+    """The numbers 1, 2, ... beside points [N, 2], each at the nearest place where it covers no point and no number."""
+    places = axis.transData.transform(points) / axis.figure.dpi * 72
+    angles = np.radians(45 + 30 * np.arange(12))
+    taken = list(places)
+    for number, (at, place) in enumerate(zip(points, places), 1):
+        offsets = [r * np.array([np.cos(a), np.sin(a)]) for r in (11, 17, 24, 32, 41, 51) for a in angles]
+        free = (o for o in offsets if min(np.hypot(*(np.array(taken) - place - o).T)) > 11)
+        offset = next(free, offsets[0])
+        taken.append(place + offset)
+        line = {"arrowprops": {"arrowstyle": "-", "lw": 0.5, "color": "#999999"}} if np.hypot(*offset) > 12 else {}
+        style = {"ha": "center", "va": "center", "fontsize": 8, "textcoords": "offset points"}
+        axis.annotate(str(number), at, tuple(offset), **style, **line)
 
 
 def in_and_out(inner: np.ndarray, outer: np.ndarray, target: float, xlabel: str, title: str) -> Figure:

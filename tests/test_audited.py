@@ -68,7 +68,7 @@ def an_audit(**more):
 
 def test_a_row_per_artefact_has_its_main_attack_and_the_one_that_found_most():
     rows = audited.table(an_audit()).to_dict("records")
-    assert [row["artefact"] for row in rows] == ["DP-SGD, epsilon 8.0", "GKD Student", "synthetic images"]
+    assert [row["artefact"] for row in rows] == ["DP-SGD, epsilon 8", "GKD Student", "synthetic images"]
     assert rows[1] == {
         "artefact": "GKD Student", "accuracy": "95.5", "members - others": "+2.0", "AOP (λ=2)": "0.600",
         "AUC": "0.613 [0.603, 0.633] (LiRA)", "detectable AUC": "0.535",

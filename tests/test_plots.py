@@ -155,3 +155,18 @@ def test_names_are_drawn_as_they_are_written_and_nothing_is_a_formula():
         assert name in [text.get_text() for text in texts] or figure is figures[1]
     assert {"0.01", "0.1", "1"} <= {label.get_text() for label in figures[1].axes[0].get_xticklabels()}
     assert [label.get_text() for label in figures[3].axes[0].get_yticklabels(which="both") if label.get_text()]
+
+
+def test_numbers_of_the_plane_cover_neither_one_another_nor_a_point():
+    """Nine Students of nearly the same accuracy and leakage, as on digits."""
+    close = [(0.59 + 0.003 * k, 0.98 + 0.001 * (k % 3)) for k in range(9)]
+    points = [{"auc": x, "auc_low": x, "auc_high": x, "accuracy": y, "name": f"s{k}", "key": "student"}
+              for k, (x, y) in enumerate([*close, (0.5, 0.2), (1.0, 0.97)])]  # fmt: skip
+    axis = plots.privacy_plane(points, "AUC").axes[0]
+    axis.figure.canvas.draw()
+    numbers = {text.get_text(): Text.get_window_extent(text) for text in axis.texts}  # without its line
+    assert set(numbers) == {str(k) for k in range(1, 12)}
+    boxes = list(numbers.values())
+    assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])
+    places = axis.transData.transform([(p["auc"], 100 * p["accuracy"]) for p in points])
+    assert not any(box.contains(*place) for box in boxes for place in places)

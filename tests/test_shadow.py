@@ -627,6 +627,15 @@ def test_artefacts_have_names_and_an_order():
     ]
     assert evidence.title("student-hard_fixed") == "Student (hard fixed)"
     assert evidence.title("dp-sgd-1") == "DP-SGD, epsilon 1"
+    spent = {"dp-sgd": {"epsilon": 0.9937}, "dp-sgd-8": {"epsilon": 7.9966}}
+    assert [evidence.title(name, spent) for name in ("dp-sgd", "dp-sgd-8", "real")] == [
+        "DP-SGD, epsilon 1",
+        "DP-SGD, epsilon 8",
+        "real training",
+    ]
+    measured = (("real", 0.7, 0.9), ("dp-sgd", 0.5, 0.2), ("dp-sgd-8", 0.52, 0.8))
+    matrix = [{"artefact": name, "attack": "lira", "auc": auc, "accuracy": right} for name, auc, right in measured]
+    assert evidence.references(matrix, spent) == {"real training": (0.7, 0.9), "DP-SGD, epsilon 8": (0.52, 0.8)}
 
 
 def test_a_failed_control_takes_the_audit_s_word():
