@@ -595,11 +595,11 @@ def _numbered(axis: Axes, points: np.ndarray) -> None:
     angles = np.radians(45 + 30 * np.arange(12))
     taken = list(places)
     for number, (at, place) in enumerate(zip(points, places), 1):
-        offsets = [r * np.array([np.cos(a), np.sin(a)]) for r in (11, 17, 24, 32, 41, 51) for a in angles]
+        offsets = [r * np.array([np.cos(a), np.sin(a)]) for r in (12, 18, 25, 33, 42, 52) for a in angles]
         free = (o for o in offsets if min(np.hypot(*(np.array(taken) - place - o).T)) > 11)
         offset = next(free, offsets[0])
         taken.append(place + offset)
-        line = {"arrowprops": {"arrowstyle": "-", "lw": 0.5, "color": "#999999"}} if np.hypot(*offset) > 12 else {}
+        line = {"arrowprops": {"arrowstyle": "-", "lw": 0.5, "color": "#999999"}} if np.hypot(*offset) > 13 else {}
         style = {"ha": "center", "va": "center", "fontsize": 8, "textcoords": "offset points"}
         axis.annotate(str(number), at, tuple(offset), **style, **line)
 
