@@ -167,9 +167,9 @@ def name(found: dict) -> str:
 
 def command(found: dict) -> str:
     """The command that makes an audit again."""
-    whose = f"--profile {found['profile']} --datasets {found['dataset']} --seeds {found['seed']}"
-    how = f"--audit {found['pipelines']} --threads {found['threads']}{found['settings']}"
-    return f".venv/bin/python run_all.py {whose} {how}"
+    whose = {"--profile": found["profile"], "--datasets": found["dataset"], "--seeds": found["seed"]}
+    how = {"--audit": found["pipelines"], "--threads": found["threads"]}
+    return f".venv/bin/{stages.command(whose | how)}{found['settings']}"
 
 
 def machines(found: dict) -> str:

@@ -698,8 +698,8 @@ def command(rows: pd.DataFrame) -> str:
     """What makes the rows of one profile and dataset again."""
     seeds = ",".join(str(k) for k in sorted(set(rows.seed)))
     options = rows.settings.iloc[0] if rows.settings.notna().all() else ""  # pandas reads an empty one as missing
-    whose = f"--profile {rows.profile.iloc[0]} --datasets {rows.dataset.iloc[0]} --seeds {seeds}"
-    return f".venv/bin/python run_all.py {whose} --threads {min(rows.threads)}{options}"
+    whose = {"--profile": rows.profile.iloc[0], "--datasets": rows.dataset.iloc[0], "--seeds": seeds}
+    return f".venv/bin/{stages.command(whose | {'--threads': min(rows.threads)})}{options}"
 
 
 def provenance(table: pd.DataFrame) -> list[str]:

@@ -82,8 +82,8 @@ def build(profile: str, dataset: str, seed: int, root: Path, figures: Path, out:
     compare = runs.read(runs.stage_dir(root, profile, "", 0, "compare"))
     if compare:
         found["compare"] = compare
+    command = stages.command({"--profile": profile, "--datasets": dataset, "--seeds": seed})
     if not set(found) - {"compare"}:
-        command = f"python run_all.py --profile {profile} --datasets {dataset} --seeds {seed}"
         raise InputError(
             f"no finished run of {dataset}, profile {profile}, seed {seed} in {root}: run `{command}` first"
         )
@@ -93,7 +93,6 @@ def build(profile: str, dataset: str, seed: int, root: Path, figures: Path, out:
     # Pages: the notebooks in order, the gallery, and a first one that leads to them
     pages = [notebook_page(stage, found.get(stage)) for stage in stages.STAGES]
     pages += [_page(name, _stored(stages.NOTEBOOKS / f"{name}.ipynb"), "Not part of a run.") for name in EXTRA]
-    command = f"python run_all.py --profile {profile} --datasets {dataset} --seeds {seed}"
     pictures = sorted((figures / profile).glob("*.png"))
     pages.append(gallery(pictures, command))
     pages.insert(0, front(pages, profile, dataset, seed, command))
