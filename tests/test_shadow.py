@@ -579,7 +579,7 @@ def row(evidence_="leaks", artefact="real", attack="loss", auc=0.7):
 
 def test_the_matrix_has_a_cell_for_each_pair_and_three_fills_that_differ_in_grey():
     rows = [row(), row("no evidence", attack="lira"), row("no power", artefact="student", auc=None)]
-    figure = plots.release_matrix(**evidence.picture(rows), title="t")
+    figure = plots.release_matrix(**evidence.picture(rows, {}), title="t")
     axis = figure.axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["real training", "GKD Student"]
     assert [text.get_text() for text in axis.get_xticklabels()] == ["loss", "LiRA"]
