@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import display
@@ -40,10 +38,7 @@ def live(name: str, knobs: Sequence, draw: Callable[..., Drawn]) -> None:
 
     def redraw(_=None) -> None:
         figure, words = draw(*(knob.value for knob in knobs))
-        file = io.BytesIO()
-        figure.savefig(file, format="png", bbox_inches="tight")
-        plt.close(figure)
-        image, told = base64.b64encode(file.getvalue()).decode(), html.escape(words)
+        image, told = base64.b64encode(plots.png(figure)).decode(), html.escape(words)
         picture.value = (
             f'<img alt="{told}" src="data:image/png;base64,{image}" style="max-width: 100%">'
             f'<p role="status" aria-label="{html.escape(name)}">{told}</p>'

@@ -1,21 +1,27 @@
-"""Figures from plain arrays and dicts. Nothing here knows a model; every function returns a Figure."""
+"""Figures from plain arrays and dicts. Nothing here knows a model; every function returns a Figure.
+
+None of them is registered with pyplot: panels draw in a thread of their own while cells run, and IPython shows every
+figure that pyplot has open in whichever cell ends next.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import LogFormatter
 
 from kr_utils import metrics, owned
 
-plt.style.use(["default", str(Path(__file__).with_name("kr.mplstyle"))])  # and nothing of a user's matplotlibrc
+style.use(["default", str(Path(__file__).with_name("kr.mplstyle"))])  # and nothing of a user's matplotlibrc
 MARKERS = "osD^vPX"
 COLOURS = {"real": "#0072B2", "ensemble": "#000000", "student": "#D55E00", "control": "#009E73", "chance": "#666666"}
 TITLES = {
@@ -53,17 +59,29 @@ def save(figure: Figure, folder: Path, name: str, alt: str) -> list[Path]:
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Show a figure in a notebook, once, with a text for those who cannot see it."""
-    from IPython.display import display
+    """Show a figure in a notebook, with a text for those who cannot see it."""
+    from IPython.display import Image, display
 
-    display(figure, metadata={"image/png": {"alt": alt.strip()}})
-    plt.close(figure)
+    display(Image(png(figure)), metadata={"image/png": {"alt": alt.strip()}})
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as it is shown on a screen."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi="figure", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _subplots(rows: int = 1, columns: int = 1, figsize: tuple[float, float] | None = None, **options):
+    """A figure and its axes, as `pyplot.subplots` gives them."""
+    figure = Figure(figsize=figsize)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def rows_of_images(rows: dict[str, np.ndarray], title: str = "") -> Figure:
     """A row of uint8 images [N, C, H, W] per name, the name on its left."""
     columns = max(map(len, rows.values()))
-    figure, axes = plt.subplots(len(rows), 1, figsize=(0.62 * columns + 1.2, 0.72 * len(rows) + 0.4), squeeze=False)
+    figure, axes = _subplots(len(rows), 1, figsize=(0.62 * columns + 1.2, 0.72 * len(rows) + 0.4), squeeze=False)
     for axis, (name, images) in zip(axes[:, 0], rows.items()):
         show_image(axis, tile(images, columns))
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
@@ -74,7 +92,7 @@ def rows_of_images(rows: dict[str, np.ndarray], title: str = "") -> Figure:
 
 def titled(images: np.ndarray, titles: Sequence[str]) -> Figure:
     """A row of uint8 images [N, C, H, W], each below its title."""
-    figure, axes = plt.subplots(1, len(titles), figsize=(1.1 * len(titles), 1.7), squeeze=False)
+    figure, axes = _subplots(1, len(titles), figsize=(1.1 * len(titles), 1.7), squeeze=False)
     for axis, image, title in zip(axes[0], images, titles, strict=True):
         show_image(axis, image)
         axis.set_title(title, fontsize=8)
@@ -111,7 +129,7 @@ def class_grid(panels: dict[str, np.ndarray], labels: dict[str, np.ndarray], nam
     side = next(iter(panels.values())).shape[-1]
     # Between 0.22 and 0.5 inches an image, so that a few large classes and many small ones both fit a page.
     inch = float(np.clip(side / 45, 0.22, 0.5))
-    figure, axes = plt.subplots(
+    figure, axes = _subplots(
         1, len(panels), figsize=(len(panels) * (per_class * inch + 0.3) + 1.2, classes * inch + 0.5), squeeze=False
     )
 
@@ -134,7 +152,7 @@ def class_grid(panels: dict[str, np.ndarray], labels: dict[str, np.ndarray], nam
 
 def pairs(upper: np.ndarray, lower: np.ndarray, titles: tuple[str, str], distances: np.ndarray) -> Figure:
     """Uint8 images [N, C, H, W], each above the one that belongs to it; below, their distance [N] in grey levels."""
-    figure, axes = plt.subplots(2, len(upper), figsize=(1.0 * len(upper) + 1.2, 2.4), squeeze=False)
+    figure, axes = _subplots(2, len(upper), figsize=(1.0 * len(upper) + 1.2, 2.4), squeeze=False)
     for row, (images, title) in enumerate(zip((upper, lower), titles)):
         for axis, image in zip(axes[row], images, strict=True):
             show_image(axis, image)
@@ -150,7 +168,7 @@ def _short(name: str, length: int = 18) -> str:
 
 def pipeline() -> Figure:
     """The stages of Knowledge Recycling and what flows between them."""
-    figure, axis = plt.subplots(figsize=(9.6, 4.6))
+    figure, axis = _subplots(figsize=(9.6, 4.6))
     axis.set(xlim=(0, 12), ylim=(-1.4, 4.9))
     axis.axis("off")
 
@@ -204,7 +222,7 @@ def pipeline() -> Figure:
 
 def curves(series: dict[str, tuple[list, list]], xlabel: str, ylabel: str, marks: dict[str, tuple] | None = None):
     """Lines by name: name -> (x, y); `marks` sets a star at a chosen point of each."""
-    figure, axis = plt.subplots(figsize=(5.6, 3.2))
+    figure, axis = _subplots(figsize=(5.6, 3.2))
     for k, (name, (x, y)) in enumerate(series.items()):
         axis.plot(x, y, marker=MARKERS[k % 7], markevery=max(1, len(x) // 12), label=name)
     for name, (x, y) in (marks or {}).items():
@@ -219,7 +237,7 @@ def confusion(matrix: np.ndarray, names: tuple[str, ...]) -> Figure:
     # Shaded by the share of each row
     matrix = np.asarray(matrix)
     size = 1.8 + 0.42 * len(names)
-    figure, axis = plt.subplots(figsize=(size + 0.8, size))
+    figure, axis = _subplots(figsize=(size + 0.8, size))
     axis.imshow(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
     axis.grid(False)
 
@@ -246,7 +264,7 @@ def checkpoint_curve(groups: dict[str, tuple[list[dict], int]]) -> Figure:
     groups : name -> (rows with step, cas, val_loss, below (the distance to the highest CAS) and error (its standard
         error); the chosen step). Filled dots are within two standard errors of the highest CAS, open ones are not.
     """
-    figure, axes = plt.subplots(2, 1, figsize=(5.6, 4.4), sharex=True)
+    figure, axes = _subplots(2, 1, figsize=(5.6, 4.4), sharex=True)
     for k, (name, (rows, chosen)) in enumerate(groups.items()):
         colour, marker, x = f"C{k}", MARKERS[k % 7], [row["step"] for row in rows]
         good = np.array([row["below"] <= 2 * row["error"] for row in rows])
@@ -278,7 +296,7 @@ def tuning_front(groups: dict[str, tuple[list[dict], dict, list[dict]]], setting
 
     settings : what each number stands for, written below
     """
-    figure, axis = plt.subplots(figsize=(6.4, 3.8))
+    figure, axis = _subplots(figsize=(6.4, 3.8))
     for k, (name, (rows, chosen, front)) in enumerate(groups.items()):
         colour = f"C{k}"
         axis.plot(*_cost_cas(front), "-", color=colour, drawstyle="steps-post", label=f"{name}: the front")
@@ -320,7 +338,7 @@ def dots(names: list[str], series: dict[str, list[tuple]], xlabel: str, title: s
     zero : whether to mark zero, for differences
     """
     step = 0.8 / len(series)
-    figure, axis = plt.subplots(figsize=(6.4, 1.5 + len(names) * max(0.28, 0.16 * len(series))))
+    figure, axis = _subplots(figsize=(6.4, 1.5 + len(names) * max(0.28, 0.16 * len(series))))
     known = {TITLES[key]: COLOURS[key] for key in TITLES}
 
     # Stripes, so that the eye stays on its line
@@ -349,7 +367,7 @@ def roc(curves_: dict[str, tuple[list[np.ndarray], list[np.ndarray], str]], titl
 
     curves_ : name -> (scores of members, scores of non-members, key of `COLOURS`); an array per seed
     """
-    figure, axis = plt.subplots(figsize=(4.6, 4.6))
+    figure, axis = _subplots(figsize=(4.6, 4.6))
     floor = min(1 / len(scores) for _, others, _ in curves_.values() for scores in others)
 
     # A curve per model: every seed's steps, read off on one grid
@@ -377,14 +395,14 @@ def threshold(members: np.ndarray, non_members: np.ndarray, level: float, title:
 
     members, non_members : scores, higher where the attacker thinks of a member; level : what is called one
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.3), width_ratios=(3, 2))
+    figure, (left, right) = _subplots(1, 2, figsize=(8.4, 3.3), width_ratios=(3, 2))
 
     # Both histograms on the same edges; the lowest hundredth is put into the first bin
     low, high = np.quantile(np.concatenate([members, non_members]), [0.01, 1])
     edges = np.linspace(min(low, level), max(high, level) + 1e-9, 40)
-    for scores, name, key, style in ((members, "members", "real", "-"), (non_members, "others", "student", "--")):
+    for scores, name, key, line in ((members, "members", "real", "-"), (non_members, "others", "student", "--")):
         clipped = np.clip(scores, edges[0], edges[-1])
-        left.hist(clipped, edges, density=True, histtype="step", lw=2, ls=style, label=name, color=COLOURS[key])
+        left.hist(clipped, edges, density=True, histtype="step", lw=2, ls=line, label=name, color=COLOURS[key])
     left.axvline(level, color="black", ls=":", lw=1.5)
     left.axvspan(level, edges[-1], color="#F2F2F2", lw=0, zorder=0)
     left.set(xlabel=title, ylabel="density", yscale="log", xlim=(edges[0], edges[-1]))
@@ -410,7 +428,7 @@ def threshold(members: np.ndarray, non_members: np.ndarray, level: float, title:
 
 def probabilities(image: np.ndarray, values: np.ndarray, names: tuple[str, ...], title: str) -> Figure:
     """An image uint8 [C, H, W], and beside it a bar per class for probabilities [K]."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, max(1.9, 0.24 * len(names) + 0.9)), width_ratios=(1, 2))
+    figure, (left, right) = _subplots(1, 2, figsize=(6.4, max(1.9, 0.24 * len(names) + 0.9)), width_ratios=(1, 2))
     show_image(left, image)
     left.set_title(title, fontsize=10)
     right.barh(range(len(names)), values, color=COLOURS["real"])
@@ -425,7 +443,7 @@ def record(image: np.ndarray, rates: dict[str, float], floor: float, title: str)
 
     rates : artefact -> share of outsiders that look at least as much like a member; floor : the smallest one there is
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 0.42 * len(rates) + 1.7), width_ratios=(1, 3))
+    figure, (left, right) = _subplots(1, 2, figsize=(7.2, 0.42 * len(rates) + 1.7), width_ratios=(1, 3))
     show_image(left, image)
     left.set_title(title, fontsize=10)
     right.axvspan(floor * 0.5, 0.01, color="#F2F2F2", lw=0, zorder=0)
@@ -444,7 +462,7 @@ def utility_privacy(points: list[dict]) -> Figure:
     points : dicts with dataset, real and student, each (accuracy, AUC), both (value, low, high) as fractions; nan
         bounds draw no whisker
     """
-    figure, axis = plt.subplots(figsize=(5.6, 4.1))
+    figure, axis = _subplots(figsize=(5.6, 4.1))
 
     # Real training, Student, and the way from one to the other
     for k, point in enumerate(points):
@@ -492,14 +510,14 @@ def release_matrix(cells: dict[tuple[str, str], dict], rows: list[str], columns:
     ----------
     cells : (row, column) -> auc (None: the attack could not be made), tpr_1, evidence; other pairs stay empty
     """
-    figure, axis = plt.subplots(figsize=(1.9 + 0.55 * len(columns), 1.5 + 0.46 * len(rows)))
+    figure, axis = _subplots(figsize=(1.9 + 0.55 * len(columns), 1.5 + 0.46 * len(rows)))
     shades = LinearSegmentedColormap.from_list("leaks", SHADES)
     for (row, column), cell in cells.items():
         x, y = columns.index(column), rows.index(row)
         fill, ink, hatch = EVIDENCE[cell["evidence"]]
         fill = shades(2 * cell["auc"] - 1) if cell["evidence"] == "leaks" else fill
         box = {"fc": fill, "ec": "#BBBBBB" if hatch else "white", "hatch": hatch, "lw": 1}
-        axis.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, **box))
+        axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **box))
 
         # On hatching a number needs a ground
         text = "—" if cell["auc"] is None else f"{cell['auc']:.2f}"
@@ -519,10 +537,10 @@ def release_matrix(cells: dict[tuple[str, str], dict], rows: list[str], columns:
         spine.set_visible(False)
     names = {"leaks": "leaks (darker: larger AUC)", "no evidence": "no evidence at this power", "no power": "no power"}
     marks = [
-        plt.Rectangle((0, 0), 1, 1, fc=EVIDENCE[k][0], hatch=EVIDENCE[k][2], ec="#888888", label=v)
+        Rectangle((0, 0), 1, 1, fc=EVIDENCE[k][0], hatch=EVIDENCE[k][2], ec="#888888", label=v)
         for k, v in names.items()
     ]
-    marks.append(plt.Line2D([], [], ls="", label="large: AUC; small: members found at 1 % false alarms"))
+    marks.append(Line2D([], [], ls="", label="large: AUC; small: members found at 1 % false alarms"))
     figure.legend(handles=marks, fontsize=8, loc="outside lower center", ncols=2)
     figure.suptitle(title, fontsize=10)
     return figure
@@ -537,7 +555,7 @@ def volume_curve(points: list[dict], references: dict[str, tuple[float, float]],
     references : name -> (AUC, accuracy) of networks without synthetic images, drawn as lines across
     attack : its name
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4))
+    figure, axes = _subplots(1, 2, figsize=(8.4, 3.4))
     x = [point["volume"] for point in points]
     auc, accuracy = ([point[key] for point in points] for key in ("auc", "accuracy"))
     spread = np.array([[p["auc"] - p["auc_low"], p["auc_high"] - p["auc"]] for p in points]).T.clip(0)
@@ -567,7 +585,7 @@ def privacy_plane(points: list[dict], xlabel: str) -> Figure:
 
     points : name, auc, auc_low, auc_high, accuracy, key (of `COLOURS`)
     """
-    figure, (axis, names) = plt.subplots(1, 2, figsize=(8.2, 4.4), width_ratios=(3, 1.3))
+    figure, (axis, names) = _subplots(1, 2, figsize=(8.2, 4.4), width_ratios=(3, 1.3))
     keys = list(dict.fromkeys(point["key"] for point in points))
     for number, point in enumerate(points, 1):
         x, y, k = point["auc"], 100 * point["accuracy"], keys.index(point["key"])
@@ -606,7 +624,7 @@ def _numbered(axis: Axes, points: np.ndarray) -> None:
 
 def in_and_out(inner: np.ndarray, outer: np.ndarray, target: float, xlabel: str, title: str) -> Figure:
     """A record's scores in pipelines with it and without it, each with its Gaussian; the target's as a line."""
-    figure, axis = plt.subplots(figsize=(5.6, 3.0))
+    figure, axis = _subplots(figsize=(5.6, 3.0))
     low, high = np.min([*inner, *outer, target]), np.max([*inner, *outer, target])
     line = np.linspace(low - 0.2 * (high - low + 1), high + 0.2 * (high - low + 1), 200)
     for k, (name, values, colour) in enumerate((("with it", inner, "real"), ("without it", outer, "student"))):

@@ -4,7 +4,6 @@ import json
 import re
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import ABLATION, finished_run
@@ -54,7 +53,6 @@ def test_the_comparison_shows_every_student_of_every_run(tmp_path, monkeypatch, 
         run["start"].metrics["title"] = name
     stage = Compare(runs=found, left_out={("mnist", 0): "04_tuning is missing"}, found=None)
     monkeypatch.setattr(runs, "begin", lambda *_, **__: stage)
-    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
 
     place = {"profile": "smoke", "overrides": {}, "runs_dir": "", "figures_dir": str(tmp_path)}
     place |= {"interactive": False, "retrain": False}

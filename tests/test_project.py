@@ -256,7 +256,7 @@ def test_both_rules_see_what_they_should():
 
 # What a file may call where its constants are made: nothing that changes anything elsewhere.
 CONSTANT = {"Path", "dict", "dict.fromkeys", "tuple", "frozenset", "set", "range", "dataclasses.fields", "re.compile"}
-STYLE = "plt.style.use(['default', str(Path(__file__).with_name('kr.mplstyle'))])"  # of the figures, in plots.py
+STYLE = "style.use(['default', str(Path(__file__).with_name('kr.mplstyle'))])"  # of the figures, in plots.py
 
 
 def side_effects(code):
@@ -463,6 +463,11 @@ def test_notebook_rules(name):
     assert len([cell for cell in cells if "exercise" in tags(cell)]) >= 2, "an exercise and its check"
     assert "assert " in source(cells[-1])
     assert "stage.finish(" in source(cells[-1]).splitlines()[-1], "only a stage whose asserts held is done"
+
+
+def test_nothing_draws_with_pyplot_whose_open_figures_a_panel_would_leave_in_the_cell_that_runs_beside_it():
+    places = [*ROOT.glob("kr_utils/**/*.py"), *ROOT.glob("notebooks/*.ipynb")]
+    assert [path.name for path in places if "import matplotlib.pyplot" in path.read_text()] == []
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

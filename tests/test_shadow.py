@@ -8,11 +8,12 @@ import sys
 import time
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from conftest import own_set
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
 import run_all
 from kr_utils import InputError, audit, belief, classifier, data, dpsgd, evidence, plots, profiles, runs, shadow, stages
@@ -584,11 +585,10 @@ def test_the_matrix_has_a_cell_for_each_pair_and_three_fills_that_differ_in_grey
     assert [text.get_text() for text in axis.get_yticklabels()] == ["real training", "GKD Student"]
     assert [text.get_text() for text in axis.get_xticklabels()] == ["loss", "LiRA"]
     assert {text.get_text() for text in axis.texts} == {"0.70", "5.0 %", "—"}
-    greys = [plt.matplotlib.colors.to_rgb(plots.EVIDENCE[kind][0]) for kind in ("leaks", "no evidence")]
+    greys = [to_rgb(plots.EVIDENCE[kind][0]) for kind in ("leaks", "no evidence")]
     dark, light = (0.299 * r + 0.587 * g + 0.114 * b for r, g, b in greys)
     assert light - dark > 0.4
     assert plots.EVIDENCE["no power"][2], "hatched"
-    plt.close(figure)
 
 
 def test_other_figures_name_what_they_show():
@@ -603,15 +603,13 @@ def test_other_figures_name_what_they_show():
         plots.privacy_plane(points, "AUC"),
         plots.in_and_out(np.array([1.0, 2.0]), np.array([0.0, 0.5]), 1.5, "x", "t"),
     ]
-    words = [" ".join(text.get_text() for text in figure.findobj(plt.matplotlib.text.Text)) for figure in figures]
+    words = [" ".join(text.get_text() for text in figure.findobj(Text)) for figure in figures]
     assert "1x" in words[0]
     assert "5x" in words[0]
     assert "1.03x" not in words[0], "it would lie on the name before"
     assert "real training" in words[0]
     assert "1  1x" in words[1]
     assert "shadows without it" in words[2]
-    for figure in figures:
-        plt.close(figure)
 
 
 def test_artefacts_have_names_and_an_order():
