@@ -37,7 +37,7 @@ def code_hashes(stage: str, cells: list[str] | None = None) -> dict[str, str]:
     path = stages.NOTEBOOKS / f"{stages.notebook(stage)}.ipynb"
     code = "\n".join(number_cells(stage) if cells is None else cells)
     try:
-        return {"notebook": _digest(_form(_plain(code))), **_reached(code, _method())}
+        return {"notebook": _digest(_text(code)), **_reached(code, _method())}
     except SyntaxError as error:
         raise InputError(f"{path}: not valid Python ({error.msg}: {(error.text or '').strip()[:60]!r})") from error
 
@@ -269,9 +269,14 @@ def _form(node) -> str:
     return ascii(node)
 
 
+@functools.lru_cache(maxsize=256)
+def _text(code: str) -> str:
+    return _form(_plain(code))
+
+
 def _plain_text(code: str | None) -> str:
     try:
-        return "" if code is None else _form(_plain(code))
+        return "" if code is None else _text(code)
     except SyntaxError:
         return code
 

@@ -57,7 +57,7 @@ class Stage:
     handed: dict[str, tuple[State, str]] = field(default_factory=dict)  # states by name, and the code that asked
     found: Done | None = None
     lock: locks.Lock | None = None
-    commit: str | None = field(default_factory=git_commit)  # of the code that runs, not of a later checkout
+    commit: str | None = field(default_factory=lambda: git_commit())  # of the code that runs, not of a later checkout
 
     @property
     def folder(self) -> Path:
