@@ -638,7 +638,7 @@ def contents(home):
 def kill_and_compare(calm, harsh, kills, rng):
     """Kill a smoke run `kills` times, spread over all stages; what differs from the one in `calm`, and the starts."""
     harsh.mkdir()
-    names = [*stages.USUAL]
+    names = [name for name in stages.USUAL if name != "start"]  # which trains nothing
     targets = sorted((names * (kills // len(names) + 1))[:kills], key=names.index)
     for number, planned in enumerate(targets, 1):
         later = names[names.index(planned) :]  # a kill may have come too late: then the next stage gets its fellow
@@ -663,11 +663,11 @@ def kill_and_compare(calm, harsh, kills, rng):
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
-    """6 kills take about three minutes on one core. More by hand: KR_KILLS=100 python -m pytest -s -k random_moments
+    """4 kills take about two minutes on one core. More by hand: KR_KILLS=100 python -m pytest -s -k random_moments
 
     At most 20 kills for one run: with more, its short stages would end between two kills.
     """
-    kills, rng = int(os.environ.get("KR_KILLS", "6")), random.Random(int(os.environ.get("KR_KILL_SEED", "0")))
+    kills, rng = int(os.environ.get("KR_KILLS", "4")), random.Random(int(os.environ.get("KR_KILL_SEED", "0")))
     calm = tmp_path / "calm"
     calm.mkdir()
     with open(calm / "log.txt", "w") as log:

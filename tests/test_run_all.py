@@ -300,7 +300,8 @@ def test_the_whole_graph_in_smoke_then_reuse_then_redraw(tmp_path):
 @pytest.mark.slow
 def test_real_medical_images_in_smoke(tmp_path, medical):
     """RetinaMNIST (colour, five grades) to the last figure; BreastMNIST (grey, two classes) to a Teacher."""
-    options = ("--profile", "smoke", "--threads", "1", "--set", "distillation.controls=0", "--datasets")
+    short = ("distillation.controls=0", "distillation.images=60", "checkpoints.images=60", "tuning.images=60")
+    options = ("--profile", "smoke", "--threads", "1", *(f"--set={each}" for each in short), "--datasets")
     out = drive(*options, "retinamnist", KR_DATA=medical)
     assert out.returncode == 0, out.stdout + out.stderr
     root = tmp_path / "runs"
