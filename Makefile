@@ -46,9 +46,9 @@ clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs
 
 $(VENV)/.installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.11 figures"; exit 2; }
-	@$(PYTHON) -c 'import venv, ensurepip' || \
+	@P="$(PYTHON)"; test ! -x $(BIN)/python || P=$(BIN)/python; $$P -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$P is older than 3.11; name a newer one: make PYTHON=python3.11 figures"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import venv, ensurepip' || \
 	  { echo "error: $(PYTHON) has no venv; install it (Debian: apt-get install python3-venv) and try again"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) -r requirements.txt

@@ -13,13 +13,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from IPython.display import display
+from IPython.display import Javascript, display
 from matplotlib.figure import Figure
 
 from kr_utils import attacks, metrics, plots
 
 if TYPE_CHECKING:
     from kr_utils import generator
+
+# ipywidgets gives the handle of a slider no name; it appears in the page some time after this was sent
+NAMES = """
+let tries = 0;
+const timer = setInterval(() => {
+  for (const slider of document.querySelectorAll(".widget-slider")) {
+    const label = slider.querySelector(".widget-label"), handle = slider.querySelector("[role=slider]");
+    if (label && handle) handle.setAttribute("aria-label", label.textContent);
+  }
+  if (++tries > 20) clearInterval(timer);
+}, 500);
+"""
 
 Drawn = tuple[Figure, str]  # a picture, and what it shows in words
 
@@ -48,6 +60,7 @@ def live(name: str, knobs: Sequence, draw: Callable[..., Drawn]) -> None:
         knob.style.description_width, knob.layout.width = "9em", "30em"
         knob.observe(redraw, names="value")
     redraw()
+    display(Javascript(NAMES))
     display(widgets.VBox([*knobs, picture]))
 
 

@@ -1,6 +1,6 @@
 """The budgets: how much work each stage does under each profile. Plain literals, one dataclass per stage.
 
-smoke   checks the plumbing in seconds; its numbers mean nothing
+smoke   checks the plumbing in minutes; its numbers mean nothing
 quick   the tutorial: digits in about five minutes
 laptop  small medical sets (up to about 2,000 training images) on a CPU, in one to two hours of a core a seed
 paper   GaFi's ResNet-20 of width 64 and a large Generator, on one GPU

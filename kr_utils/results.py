@@ -456,7 +456,19 @@ def brings_told(table: pd.DataFrame) -> list[str]:
             found = "; ".join(f"{side} {', '.join(titles)}" for side, titles in sides.items() if titles)
             pair = f"{METHODS[more]} minus {METHODS[less]}"
             lines += [f"{name}, profile {profile} ({words}: {pair}): {found}."] if known else []
+        lines += _asked_share_told(profile, rows_)
     return lines
+
+
+def _asked_share_told(profile: str, rows_: pd.DataFrame) -> list[str]:
+    """In which runs three of the `CONTRASTS` hold two ideas: Tuning gave GKD's labels a share of the asked class."""
+    with_controls = rows_[rows_.method == "textures"][["dataset", "seed"]]
+    gkd = rows_[rows_.method == "gkd"].merge(with_controls, on=["dataset", "seed"])
+    where = [f"{row.title} (seed {row.seed}: {row.hard_weight:g})" for row in gkd.itertuples() if row.hard_weight > 0]
+    others = ", ".join(METHODS[name] for name in ("textures", "no_class", "teacher_argmax"))
+    told = f"Generator, class and softness, profile {profile}, hold a second difference on {', '.join(where)}"
+    told += f": the asked class has this share of GKD's labels, and none of the others' ({others})."
+    return [told] if where else []
 
 
 def attacks(table: pd.DataFrame) -> pd.DataFrame:

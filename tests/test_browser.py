@@ -201,6 +201,7 @@ def move_all(page, knobs=5):
             knob.locator("select").select_option(index=1)
         else:
             handle = knob.locator(".noUi-handle, [role=slider]").first
+            expect(handle).to_have_attribute("aria-label", knob.locator(".widget-label").inner_text(), timeout=10_000)
             handle.focus()
             now, most = (float(handle.get_attribute(f"aria-value{which}")) for which in ("now", "max"))
             for _ in range(2):

@@ -63,6 +63,7 @@ def made_rows(
             "recall": f"{rare:.4f};{(4 * (0.8 + gap) - rare) / 3:.4f}",
             "agreement": 0.9,
             "few": int(seed > 0),
+            "hard_weight": 0.0,
         }
         mine = [
             mia | {"method": "real", "accuracy": 0.8, "recall": "0.5000;0.9000", "classifiers": 3},
@@ -141,6 +142,10 @@ def test_what_brings_what_is_told_by_whether_the_interval_excludes_zero():
 
     told = results.brings_told(pd.concat([a, b], ignore_index=True))
     assert len(told) == 6, "no sentence of what was not run"
+    a.loc[(a.method == "gkd") & (a.seed == 1), "hard_weight"] = 0.5
+    *same, mixed = results.brings_told(pd.concat([a, b], ignore_index=True))
+    assert same == told
+    assert "Generator, class and softness, profile laptop, hold a second difference on A (seed 1: 0.5): " in mixed
     assert told[0].startswith("Generator, profile laptop (images of the Generator instead of random textures: soft, ")
     assert told[0].endswith("raises the accuracy on A; cannot be told from zero on B.")
     assert next(line for line in told if line.startswith("synthetic")).endswith(
