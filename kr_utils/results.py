@@ -465,7 +465,7 @@ def _asked_share_told(profile: str, rows_: pd.DataFrame) -> list[str]:
     with_controls = rows_[rows_.method == "textures"][["dataset", "seed"]]
     gkd = rows_[rows_.method == "gkd"].merge(with_controls, on=["dataset", "seed"])
     where = [f"{row.title} (seed {row.seed}: {row.hard_weight:g})" for row in gkd.itertuples() if row.hard_weight > 0]
-    others = ", ".join(METHODS[name] for name in ("textures", "no_class", "teacher_argmax"))
+    others = "; ".join(METHODS[name] for name in ("textures", "no_class", "teacher_argmax"))
     told = f"Generator, class and softness, profile {profile}, hold a second difference on {', '.join(where)}"
     told += f": the asked class has this share of GKD's labels, and none of the others' ({others})."
     return [told] if where else []
