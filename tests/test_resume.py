@@ -643,7 +643,7 @@ def contents(home):
 
 
 def kill_and_compare(calm, harsh, kills, rng):
-    """Kill a smoke run `kills` times, spread over all stages; what differs from the one in `calm`, and the starts."""
+    """Kill a smoke run `kills` times, spread over `STAGES`; what differs from the one in `calm`, and the starts."""
     harsh.mkdir()
     targets = sorted((STAGES * (kills // len(STAGES) + 1))[:kills], key=STAGES.index)
     for number, planned in enumerate(targets, 1):
