@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from kr_utils import InputError, owned, paths, profiles, resolution, runs, stages
 from kr_utils.driver import home, plan, work
-from kr_utils.runs import machine
 
 
 def parser() -> argparse.ArgumentParser:
@@ -217,7 +216,7 @@ def show_times(args: argparse.Namespace, datasets: list[str]) -> None:
     from kr_utils.driver import estimate, report
 
     # Each profile with each dataset
-    root, threads = runs.runs_root(args.runs_dir), threads_of(args)
+    root, threads = runs.runs_root(args.runs_dir), estimate.threads_of(args)
     cases = [(profile, name, sizes) for profile in profiles.PROFILES for name, sizes in at_hand(args, datasets).items()]
     chosen = {profile: estimate.budgets(profile, {}) for profile in profiles.PROFILES}
     wanted = [estimate.networks(chosen[profile], sizes) for profile, _, sizes in cases]
@@ -250,11 +249,6 @@ def at_hand(args: argparse.Namespace, datasets: list[str]) -> dict[str, work.Siz
     return found
 
 
-def threads_of(args: argparse.Namespace) -> int:
-    """Threads of a stage that runs on this computer."""
-    return args.threads or max(1, machine.cores() // args.jobs)
-
-
 def aside(line: str) -> None:
     """Tell what is no part of an answer."""
     print(line, file=sys.stderr, flush=True)
@@ -284,7 +278,7 @@ def with_times(
     unknown = list(dict.fromkeys(job.dataset for job in jobs if not job.reuse and not job.expected and job.dataset))
     if args.scheduler or not unknown:
         return jobs, []
-    root, threads = runs.runs_root(args.runs_dir), threads_of(args)
+    root, threads = runs.runs_root(args.runs_dir), estimate.threads_of(args)
     sizes, chosen = at_hand(args, unknown), estimate.budgets(args.profile, overrides)
     wanted = [estimate.networks(chosen, each) for each in sizes.values()]
     speeds = estimate.speeds(wanted, root, threads, measure, aside)
@@ -313,10 +307,10 @@ def needs(args: argparse.Namespace, datasets: list[str], overrides: dict[str, di
     if args.scheduler:  # its workers are other computers
         return
     wanted = [estimate.networks(chosen, each) for each in sizes.values()]
-    speeds = estimate.speeds(wanted, root, threads_of(args), measure=False)
+    speeds = estimate.speeds(wanted, root, estimate.threads_of(args), measure=False)
     for (name, each), speed in zip(sizes.items(), speeds):
         if speed:
-            yield estimate.require_room(name, estimate.room(chosen, each, speed, threads_of(args)), root)
+            yield estimate.require_room(name, estimate.room(chosen, each, speed, estimate.threads_of(args)), root)
 
 
 def drive(args: argparse.Namespace) -> int:

@@ -1,6 +1,8 @@
 """Minutes of stages that never ran: the count of work, the measured speed, and what is told when there is none."""
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 
 import run_all
 from kr_utils import classifier, data, generator, profiles, recycling, sampling, speed, stages
-from kr_utils.driver import estimate, plan, report, work
+from kr_utils.driver import estimate, execute, plan, report, work
+from kr_utils.runs import machine
 
 SIZES = work.Sizes(train=1000, val=200, test=597, classes=10, channels=1, height=8, width=8)
 ONE = {
@@ -191,6 +194,7 @@ def measured(monkeypatch):
         return [ONE] * len(wanted), ""
 
     monkeypatch.setattr(estimate, "_measure", fake)
+    monkeypatch.setattr(machine, "busy", lambda: (0.1, 2))
     monkeypatch.delenv("KR_MEASURE", raising=False)
     return calls
 
@@ -233,6 +237,56 @@ def test_a_runs_folder_that_cannot_be_written_costs_the_file_only(tmp_path, meas
     (tmp_path / "runs").write_text("a file, where the folder belongs")
     smoke = estimate.networks(profiles.PROFILES["smoke"], SIZES)
     assert estimate.speeds([smoke], tmp_path / "runs", 1) == [ONE]
+
+
+def test_the_speed_of_a_busy_computer_is_told_and_not_kept(tmp_path, measured, monkeypatch):
+    smoke, told = estimate.networks(profiles.PROFILES["smoke"], SIZES), []
+    monkeypatch.setattr(machine, "busy", lambda: (1.0, 2))
+    assert estimate.speeds([smoke], tmp_path, 2, tell=told.append) == [ONE]
+    assert "1.0 of 2 cores" in told[-1]
+    assert "is not kept" in told[-1]
+    assert [*tmp_path.iterdir()] == []
+    estimate.speeds([smoke], tmp_path, 1, tell=told.append)
+    assert (tmp_path / estimate.FILE).exists(), "a single thread waits for nobody"
+
+
+@pytest.mark.parametrize(
+    ("used", "cores", "threads", "jobs", "fewer"),
+    [
+        (1.0, 2, 2, 1, 1),
+        (0.3, 2, 2, 1, None),  # a desktop at rest
+        (1.0, 8, 8, 1, 7),
+        (3.0, 8, 4, 1, None),
+        (3.0, 8, 4, 2, 2),
+        (8.0, 8, 8, 1, 1),
+        (60.0, 64, 2, 1, None),  # of a large computer a container may use two
+        (2.0, 2, 1, 2, None),  # threads of their own, which wait for nobody
+    ],
+)  # fmt: skip
+def test_a_run_says_where_other_programs_hold_its_threads_up(monkeypatch, used, cores, threads, jobs, fewer):
+    monkeypatch.delenv("KR_MEASURE", raising=False)
+    monkeypatch.setattr(machine, "busy", lambda: (used, cores))
+    line = estimate.crowded(threads, jobs)
+    assert line.endswith(f"give --threads {fewer}") if fewer else line == ""
+
+
+def test_a_busy_program_is_seen():
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            used, cores = machine.busy()
+        finally:
+            other.kill()
+    assert 0.3 < used <= cores <= os.cpu_count()
+
+
+def test_a_run_on_a_busy_computer_says_so_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "crowded", lambda threads, jobs: f"busy: {threads} threads, {jobs} stages")
+    monkeypatch.setattr(execute, "execute", lambda *_, **__: 1.0)
+    argv = ["--profile", "smoke", "--until", "start", "--runs-dir", str(tmp_path / "runs"), "--threads", "2"]
+    assert run_all.main([*argv, "--dry-run"]) == 0
+    assert "busy" not in capsys.readouterr().out
+    assert run_all.main([*argv, "--figures-dir", str(tmp_path / "figures")]) == 0
+    assert capsys.readouterr().out.startswith("busy: 2 threads, 1 stages\n[1/1]")
 
 
 def test_seconds_are_work_times_rates():

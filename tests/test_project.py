@@ -129,7 +129,7 @@ FLOORS = {
     "driver/status": {"stages", "owned", "paths", "runs", "runs/*", "driver/report"},
     "driver/release": {"stages", "owned", "licences", "profiles", "releasable", "data", "runs", "runs/*", "driver/plan"}
     | {"driver/execute", "driver/report", "driver/schedule"},
-    "driver/run": {"runs/*", "driver/plan", "driver/schedule", "driver/cluster", "driver/report"},
+    "driver/run": {"runs/*", "driver/plan", "driver/schedule", "driver/cluster", "driver/report", "driver/estimate"},
 }
 
 

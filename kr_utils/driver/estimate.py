@@ -6,6 +6,7 @@ look costs nothing.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
@@ -28,6 +29,7 @@ FILE = ".speed.json"  # in the runs folder
 KEPT = 100  # speeds in it
 PATIENCE = 120  # seconds per measurement
 TIMED = ["from kr_utils import speed", "speed.main()"]  # the code whose speed is measured
+MARGIN = 0.5  # of a core: what a desktop does beside
 GPU_FLOPS = 40e12  # of a data-centre GPU on such networks: an assumption
 
 
@@ -82,6 +84,11 @@ def _well_formed(speed) -> bool:
 _COUNTED = ("parameters", "flops", "saved")
 
 
+def threads_of(options: argparse.Namespace) -> int:
+    """Threads of a stage that runs on this computer."""
+    return options.threads or max(1, machine.cores() // options.jobs)
+
+
 def speeds(
     wanted: list[dict], root: Path, threads: int, measure: bool = True, tell: Callable[[str], None] = lambda line: None
 ) -> list[dict | None]:
@@ -90,23 +97,45 @@ def speeds(
     Parameters
     ----------
     threads : of a stage
-    measure : what is not known; with KR_MEASURE=0 nothing is
+    measure : what is not known; with KR_MEASURE=0 nothing is; on a computer that is busy with something else the
+        speed is told and not kept
     tell : is given a line before it takes time, and one if it cannot be measured
     """
     there, names = known(root), [key(each, threads) for each in wanted]
     missing = {name: each for name, each in zip(names, wanted) if name not in there}
     if missing and measure and os.environ.get("KR_MEASURE") != "0":
         tell(f"measuring this computer's speed, once for these networks: about {10 + 5 * len(missing)} s")
+        disturbed = crowded(threads)
         found, problem = _measure(list(missing.values()), threads)
         if problem:
             tell(f"times are not known, for the speed cannot be measured here: {problem}")
         there |= dict(zip(missing, found))
-        if found:
+        if disturbed:
+            tell(f"{disturbed}; the speed is of such a moment, and is not kept")
+        elif found:
             newest = dict([*there.items()][-KEPT:])
             with contextlib.suppress(OSError, InputError):  # measured again next time
                 owned.make(root)
                 owned.write(root / FILE, json.dumps(newest, indent=1))
     return [there.get(name) for name in names]
+
+
+def crowded(threads: int, jobs: int = 1) -> str:
+    """A line where programs use cores that the threads of `jobs` stages need, else "".
+
+    The threads of a stage wait for one another several hundred times a training step, each time until the one that has
+    lost its core gets it back. With KR_MEASURE=0 nobody looks.
+    """
+    if threads == 1 or os.environ.get("KR_MEASURE") == "0":
+        return ""
+    used, cores = machine.busy()
+    if used < MARGIN or threads * jobs + used < cores + MARGIN:
+        return ""
+    fewer = max(1, min(threads - 1, int(cores - used + MARGIN) // jobs))
+    return (
+        f"other programs use {used:.1f} of {cores} cores now, so that a stage's {threads} threads wait for one another "
+        f"and it may take many times as long: end them, or give --threads {fewer}"
+    )
 
 
 def _measure(wanted: list[dict], threads: int) -> tuple[list[dict], str]:

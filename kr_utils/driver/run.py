@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kr_utils import InputError
-from kr_utils.driver import cluster, plan, report, schedule
+from kr_utils.driver import cluster, estimate, plan, report, schedule
 from kr_utils.runs import locks, machine
 
 COMPARISON = 3600  # seconds to wait for another driver's comparison, which takes a minute or so
@@ -41,6 +41,9 @@ def run(
         for line in stack.enter_context(locks.driving(root, options.profile, wanted)):
             print(line)
         jobs = make_plan()
+        if not options.scheduler and not all(job.reuse for job in jobs):
+            told = estimate.crowded(estimate.threads_of(options), options.jobs)
+            print(told, end="\n" if told else "")
 
         # Where stages run
         if not options.scheduler and (problem := machine.no_loopback()):
@@ -57,7 +60,7 @@ def run(
         # What is told; after the lines above, for its table stays below them
         shown = stack.enter_context(report.Reporter(jobs, options.debug))
         several = executor is not None
-        executor = executor or schedule.Here(options.threads or machine.cores(), shown.line, options.debug)
+        executor = executor or schedule.Here(estimate.threads_of(options), shown.line, options.debug)
 
         def compare_again(job: plan.Job) -> plan.Job:
             """The comparison as it stands now: drivers of other seeds may have finished since, or be comparing."""

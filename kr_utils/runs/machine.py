@@ -75,6 +75,18 @@ def bound() -> int:
     return min(allowed, quota() or allowed)
 
 
+def busy(seconds: float = 0.5) -> tuple[float, int]:
+    """(cores' worth in use at the moment by any program, cores), of those that this process may run on.
+
+    seconds : how long to look
+    """
+    import psutil
+
+    used = psutil.cpu_percent(interval=seconds, percpu=True)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(used))
+    return sum(used[core] for core in allowed if core < len(used)) / 100, len(allowed)
+
+
 def quota(root: Path = Path("/")) -> int | None:
     """Cores' worth of processor time that control groups grant (a container, a batch job), rounded up; None: no limit.
 
