@@ -218,23 +218,36 @@ def test_a_changed_constant_reruns_exactly_the_stages_that_can_come_to_it(place,
     assert (f"{name}.py changed" in why) == bool(found)
 
 
+def reached(asked):
+    """What the number cells of these stages can come to, as "file.definition"."""
+    cells = ("\n".join(code.number_cells(stage)) for stage in asked)
+    return {
+        f"{file}.{name}"
+        for text in cells
+        for file, names in code.definitions(text, code._method()).items()
+        for name in names
+    }
+
+
 def test_every_constant_of_the_method_counts_somewhere_unless_it_only_draws(scratch, template):
-    """Each definition with a number in it, one at a time: what no stage can come to is dead or a figure's."""
-    loose = set()
+    """Each definition with a number in it: what no stage can come to is dead or a figure's."""
+    changed = {}
     for name, text in code._method():
         apart = ("panels", "exercises", "predict", *OF_TIME, *BEFORE, code.STYLE)
-        for definition in code._parse(text).texts if name not in apart else ():
-            changed = nudged(text, definition) if definition else None
-            if changed and not with_change(scratch, name, changed, template)[0]:
-                loose.add(f"{name}.{definition}")
-    drawn = {place for place in loose if place.startswith("plots.")}
+        texts = {definition: nudged(text, definition) for definition in code._parse(text).texts if definition}
+        changed |= {f"{name}.{key}": new for key, new in texts.items() if new and name not in apart}
+    usual, asked = reached(stages.USUAL), reached(stages.ON_REQUEST)
+    counted = {changed[place] for place in (usual | asked) & set(changed)}  # a statement may define several names
+    loose = {place for place in changed if changed[place] not in counted and not place.startswith("plots.")}
+    assert loose == DEAD_TO_NUMBERS - asked
 
-    # What runs on request is in no usual plan: its notebook counts what it comes to
-    asked = set()
-    for stage in stages.ON_REQUEST:
-        found = code.definitions("\n".join(code.number_cells(stage)), code._method())
-        asked |= {f"{name}.{definition}" for name, definitions in found.items() for definition in definitions}
-    assert loose - drawn - asked == DEAD_TO_NUMBERS - asked
+    # What can be come to is what makes a stage stale: one in six, changed in its file
+    counts = usual | reached(("shadow", "audit"))
+    sample = sorted(changed)[::6]
+    assert {place in counts for place in sample} == {True, False}
+    for place in sample:
+        found, _ = with_change(scratch, place.rpartition(".")[0], changed[place], template)
+        assert bool(found) == (place in counts), place
 
 
 OF_TIME = ("speed",)  # how long a stage takes, for the driver's estimates
