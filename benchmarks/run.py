@@ -479,7 +479,7 @@ def case_panels(quick: bool) -> list[dict]:
     model, shown = generator.build(2, pictures(8, 8).images, width=64, levels=1, layers=1, fold=2, seed=0).eval(), []
     with mock.patch.object(panels, "display", shown.append):
         panels.sampler_panel(model, ("a", "b"), interactive=True)
-    _, guidance, steps, churn, _ = shown[0].children
+    _, guidance, steps, churn, _ = shown[-1].children
     guidance.value, steps.value = guidance.max, steps.max - 1
     each = []
     for value in [1.0, 2.0] if quick else [1.0, 2.0, 3.0, 4.0, 5.0]:

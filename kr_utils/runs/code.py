@@ -103,21 +103,21 @@ class _File:
 
 def definitions(code: str, method: tuple[tuple[str, str], ...]) -> dict[str, set[str]]:
     """File of the method -> the definitions in it that `code` can come to ("": what runs when it is imported)."""
-    files = {name: _parse(text) for name, text in method if name != STYLE}
-    files[""] = _parse(code)
+    texts = {name: text for name, text in method if name != STYLE} | {"": code}  # parsed when something leads there
 
     # From definition to definition; a name that cannot be resolved stands for its whole file.
     found: dict[str, set[str]] = {}
-    todo = [("", name) for name in files[""].loads]
+    todo = [("", name) for name in _parse(code).loads]
     while todo:
         name, wanted = todo.pop()
-        if name not in files or wanted in found.setdefault(name, set()):
+        if name not in texts or wanted in found.setdefault(name, set()):
             continue
         found[name] |= {wanted, ""}
+        loads = _parse(texts[name]).loads
         if wanted == ALL:
-            todo += [(name, other) for other in files[name].loads]
-        for read in files[name].loads.get(wanted, set()) | files[name].loads[""]:
-            todo += _targets(name, *read, files)
+            todo += [(name, other) for other in loads]
+        for read in loads.get(wanted, set()) | loads[""]:
+            todo += _targets(name, *read, texts)
     found.pop("", None)
     return found
 
@@ -179,20 +179,21 @@ def _names(node: ast.stmt) -> list[str]:
     return [""]
 
 
-def _targets(here: str, name: str, attribute: str, files: dict[str, _File]) -> list[tuple[str, str]]:
+def _targets(here: str, name: str, attribute: str, texts: dict[str, str]) -> list[tuple[str, str]]:
     """(file, definition) that a name read in the file `here` stands for; none for other packages and the wings."""
-    out = [(here, name)] if name in files[here].texts else []
-    if name in files[here].imports:
-        out.append(_resolve(*files[here].imports[name], attribute, files))
+    file = _parse(texts[here])
+    out = [(here, name)] if name in file.texts else []
+    if name in file.imports:
+        out.append(_resolve(*file.imports[name], attribute, texts))
     return out
 
 
-def _resolve(name: str, inside: str, attribute: str, files: dict[str, _File]) -> tuple[str, str]:
+def _resolve(name: str, inside: str, attribute: str, texts: dict[str, str]) -> tuple[str, str]:
     """Where a name of a file of the method is defined; (name, ALL) where that cannot be told."""
     wanted = inside or attribute
-    while name in files and wanted in files[name].imports:  # handed on from a third file
-        name, wanted = files[name].imports[wanted]
-    return name, wanted if name in files and wanted in files[name].texts and wanted else ALL
+    while name in texts and wanted in _parse(texts[name]).imports:  # handed on from a third file
+        name, wanted = _parse(texts[name]).imports[wanted]
+    return name, wanted if name in texts and wanted in _parse(texts[name]).texts and wanted else ALL
 
 
 def _loads(node: ast.AST, local: frozenset[str]) -> Iterator[tuple[str, str]]:
