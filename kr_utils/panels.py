@@ -81,7 +81,7 @@ def sample_grid(
     from kr_utils import sampling  # not above: most notebooks have no use for it, and it takes seconds
 
     labels = torch.full((n,), label, dtype=torch.int64)
-    return sampling.sample(model, labels, seed=seed, guidance=guidance, steps=steps, churn=churn).numpy()
+    return sampling.preview(model, labels, seed=seed, guidance=guidance, steps=steps, churn=churn).numpy()
 
 
 def sampler_panel(model: generator.Generator, class_names: tuple[str, ...], interactive: bool, seed: int = 0) -> None:
@@ -100,7 +100,7 @@ def sampler_panel(model: generator.Generator, class_names: tuple[str, ...], inte
 
     label = widgets.Dropdown(options=[(name, k) for k, name in enumerate(class_names)], description="class")
     guidance = widgets.FloatSlider(1.0, min=0.5, max=6, step=0.5, description="guidance", continuous_update=False)
-    steps = widgets.IntSlider(12, min=1, max=24, description="steps", continuous_update=False)
+    steps = widgets.IntSlider(12, min=1, max=18, description="steps", continuous_update=False)
     churn = widgets.FloatSlider(0.0, min=0, max=8, step=1, description="churn", continuous_update=False)
     return live("sampler", [label, guidance, steps, churn], draw)
 

@@ -112,6 +112,27 @@ def _multistep(model, network, draw, steps: int, seen: Callable = lambda sigma, 
 
 
 @torch.inference_mode()
+def preview(
+    model: generator.Generator,
+    labels: Tensor,
+    *,
+    seed: int,
+    guidance: float = 1.0,
+    steps: int = 12,
+    churn: float = 0.0,
+) -> Tensor:
+    """A few images for a look at them: those of `sample` up to rounding, and sooner, for no block is filled up."""
+    draw, network = _unfilled(model, labels, seed, guidance)
+    if model.config["consistency"]:
+        x = _leaps(model, network, draw, steps)
+    elif churn:
+        x = _stochastic(model, network, draw, steps, churn)
+    else:
+        x = _multistep(model, network, draw, steps)
+    return model.decode(x).cpu()
+
+
+@torch.inference_mode()
 def trajectory(
     model: generator.Generator, labels: Tensor, *, seed: int, guidance: float = 1.0, steps: int = 12
 ) -> list[tuple[float, Tensor, Tensor]]:
@@ -122,21 +143,30 @@ def trajectory(
     per step: the noise level, the noisy images before it and what the network takes for the clean ones (EDM eq. 7's D),
     both uint8 [N, C, H, W]; at last (0, images, images), where the images are those of `sample` up to rounding
     """
-    device = next(model.parameters()).device
-    channels, height, side = model.shape
-    shape = (channels * model.fold**2, height // model.fold, side // model.fold)
-    noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in noise_rngs(seed, range(len(labels)))])
-    given, path = labels.to(device), []
-
-    def network(x: Tensor, sigma: float) -> Tensor:
-        return generator.guided(model, x, torch.full((len(x),), sigma, device=device), given, guidance)
+    draw, network = _unfilled(model, labels, seed, guidance)
+    path = []
 
     def seen(sigma: float, x: Tensor, raw: Tensor) -> None:
         path.append((sigma, model.decode(x).cpu(), model.decode(model.denoised(x, torch.tensor(sigma), raw)).cpu()))
 
-    x = _multistep(model, network, lambda: torch.from_numpy(noise).to(device), steps, seen)
-    images = model.decode(x).cpu()
+    images = model.decode(_multistep(model, network, draw, steps, seen)).cpu()
     return [*path, (0.0, images, images)]
+
+
+def _unfilled(model: generator.Generator, labels: Tensor, seed: int, guidance: float) -> tuple[Callable, Callable]:
+    """What draws noise for images 0 to N - 1, and the guided network, for just these."""
+    device = next(model.parameters()).device
+    channels, height, side = model.shape
+    shape = (channels * model.fold**2, height // model.fold, side // model.fold)
+    rngs, given = noise_rngs(seed, range(len(labels))), labels.to(device)
+
+    def draw() -> Tensor:
+        return torch.from_numpy(np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])).to(device)
+
+    def network(x: Tensor, sigma: float) -> Tensor:
+        return generator.guided(model, x, torch.full((len(x),), sigma, device=device), given, guidance)
+
+    return draw, network
 
 
 def _stochastic(model, network, draw, steps: int, churn: float) -> Tensor:

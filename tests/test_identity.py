@@ -256,7 +256,7 @@ BEFORE = ("own_files", "own_images", "pictures")  # make a dataset, whose checks
 # Numbers that no number cell can come to: the names are here so that a new one is noticed.
 DEAD_TO_NUMBERS = {"results.into", "results.main", "results.aims"}  # of `python -m kr_utils.results`
 DEAD_TO_NUMBERS |= {"audited.volumes", "audited.against_real"}
-DEAD_TO_NUMBERS |= {"sampling.trajectory"}  # of a panel
+DEAD_TO_NUMBERS |= {"sampling.trajectory", "sampling.preview", "sampling._unfilled"}  # of panels
 DEAD_TO_NUMBERS |= {"data.sizes", "dataset_file.read_shapes"}  # what the estimates know of a file
 
 

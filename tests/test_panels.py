@@ -1,5 +1,6 @@
 """Panels, live and static, without a browser: real widgets, their real callbacks."""
 
+import copy
 import re
 
 import ipywidgets as widgets
@@ -111,6 +112,25 @@ def test_only_the_knob_changes_between_two_grids(tiny_generator):
     other = panels.sample_grid(tiny_generator, 3, 4.0, 4, 0.0, seed=0)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"guidance": 3.0}, {"churn": 2.0}])
+def test_a_panel_s_images_are_the_sampler_s(tiny_generator, knobs):
+    knobs = {"guidance": 1.0, "steps": 6, "churn": 0.0} | knobs
+    shown = panels.sample_grid(tiny_generator, 3, seed=5, n=4, **knobs)
+    images = sampling.sample(tiny_generator, torch.full((4,), 3), seed=5, **knobs).numpy()
+    assert np.abs(shown.astype(int) - images).max() <= 1, "rounding: a panel draws no whole block"
+    assert shown.std() > 10
+
+
+def test_a_panel_leaps_with_a_few_step_generator(tiny_generator):
+    few = copy.deepcopy(tiny_generator)
+    few.config = {**few.config, "consistency": True}
+    knobs = {"guidance": 1.0, "steps": 2, "churn": 0.0}
+    shown = panels.sample_grid(few, 3, seed=5, n=4, **knobs)
+    images = sampling.sample(few, torch.full((4,), 3), seed=5, **knobs).numpy()
+    assert np.abs(shown.astype(int) - images).max() <= 1
+    assert np.abs(shown.astype(int) - panels.sample_grid(tiny_generator, 3, seed=5, n=4, **knobs)).max() > 1
 
 
 def test_the_path_ends_at_the_images_of_the_sampler(tiny_generator):
