@@ -18,6 +18,15 @@ def test_defaults_are_literals_of_the_declared_kind():
             assert profiles.budget(stage, profile, budget.__dict__) == budget
 
 
+@pytest.mark.parametrize("profile", profiles.PROFILES)
+def test_no_profile_trains_on_the_same_images_twice(profile):
+    """Churn has no effect above 0.41 of the steps (`sampling._stochastic`)."""
+    tuning = profiles.budget("tuning", profile)
+    for steps in tuning.steps:
+        effective = [min(churn / steps, 2**0.5 - 1) for churn in tuning.churn]
+        assert len(set(effective)) == len(tuning.churn)
+
+
 def test_texts_numbers_and_lists_are_understood():
     assert profiles.budget("generator", "quick", {"steps": "3000"}).steps == 3000
     assert profiles.budget("generator", "quick", {"lr": 1}).lr == 1.0
