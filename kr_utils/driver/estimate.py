@@ -120,11 +120,13 @@ def speeds(
     return [there.get(name) for name in names]
 
 
-def crowded(threads: int, jobs: int = 1) -> str:
+def crowded(threads: int, jobs: int = 1, remedy: str = "give --threads ") -> str:
     """A line where programs use cores that the threads of `jobs` stages need, else "".
 
     The threads of a stage wait for one another several hundred times a training step, each time until the one that has
     lost its core gets it back. With KR_MEASURE=0 nobody looks.
+
+    remedy : what to do with the number of threads that follows it
     """
     if threads == 1 or os.environ.get("KR_MEASURE") == "0":
         return ""
@@ -134,7 +136,7 @@ def crowded(threads: int, jobs: int = 1) -> str:
     fewer = max(1, min(threads - 1, int(cores - used + MARGIN) // jobs))
     return (
         f"other programs use {used:.1f} of {cores} cores now, so that a stage's {threads} threads wait for one another "
-        f"and it may take many times as long: end them, or give --threads {fewer}"
+        f"and it may take many times as long: end them, or {remedy}{fewer}"
     )
 
 

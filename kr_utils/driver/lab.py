@@ -10,7 +10,8 @@ import os
 import sys
 
 from kr_utils import owned, paths, stages
-from kr_utils.driver import execute
+from kr_utils.driver import estimate, execute
+from kr_utils.runs import machine
 
 FIRST = f"{stages.NOTEBOOKS.name}/{stages.STAGES['start'][0]}.ipynb"
 
@@ -36,6 +37,8 @@ def main(arguments: list[str]) -> None:
     runs = paths.runs_root()
     owned.make(runs)
     print(f"results: {runs}", flush=True)
+    if told := estimate.crowded(machine.cores(), remedy="start again with OMP_NUM_THREADS="):
+        print(told, flush=True)
     # JupyterLab opens the right address itself, but prints it with a second "?" before its token
     print('if no browser opens: copy the link below, with "&token=" in place of "?token="', flush=True)
     os.execve(sys.executable, command(arguments), environment())
