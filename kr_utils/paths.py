@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import unicodedata
@@ -29,8 +30,9 @@ def absolute(text: str | Path, origin: str) -> Path:
         raise InputError(f"{shown}, with a control character or no valid Unicode; name a folder without")
     try:
         path = Path(text).expanduser().resolve()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links, or no such "~user"
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such "~user", or, to 3.12, a loop of links
         reason = getattr(error, "strerror", None) or str(error).split(" from ")[0]
         raise InputError(f"{shown}, which cannot be a folder ({reason}); name another") from error
     return path

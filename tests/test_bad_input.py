@@ -648,8 +648,8 @@ VARIABLES = {
     "KR_DATA a file": ({"KR_DATA": str(ROOT / "LICENSE")}, "KR_DATA points to"),
     "KR_DATA with a line break": ({"KR_DATA": "/tmp\n"}, "KR_DATA is '/tmp\\n', with a control character"),
     "KR_RUNS a file": ({"KR_RUNS": str(ROOT / "LICENSE")}, "LICENSE: File exists; name a folder you may write to"),
-    "KR_RUNS a loop": ({"KR_RUNS": "loop"}, "KR_RUNS is 'loop', which cannot be a folder (Symlink loop"),
-    "KR_FIGURES a loop": ({"KR_FIGURES": "loop/x"}, "KR_FIGURES is 'loop/x', which cannot be a folder (Symlink loop"),
+    "KR_RUNS a loop": ({"KR_RUNS": "loop"}, "KR_RUNS is 'loop', which cannot be a folder ("),
+    "KR_FIGURES a loop": ({"KR_FIGURES": "loop/x"}, "KR_FIGURES is 'loop/x', which cannot be a folder ("),
 }
 
 
