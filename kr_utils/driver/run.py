@@ -41,9 +41,9 @@ def run(
         for line in stack.enter_context(locks.driving(root, options.profile, wanted)):
             print(line)
         jobs = make_plan()
-        if not options.scheduler and not all(job.reuse for job in jobs):
-            told = estimate.crowded(estimate.threads_of(options), options.jobs)
-            print(told, end="\n" if told else "")
+        computes_here = not options.scheduler and not all(job.reuse for job in jobs)
+        if computes_here and (told := estimate.crowded(estimate.threads_of(options), options.jobs)):
+            print(told)
 
         # Where stages run
         if not options.scheduler and (problem := machine.no_loopback()):
