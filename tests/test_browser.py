@@ -149,7 +149,7 @@ def test_a_notebook_out_of_order_says_so_where_the_eye_is(open_notebook):
     from playwright.sync_api import expect
 
     expect(line).to_be_in_viewport()
-    told = line.inner_text()
+    told = line.text_content()
     assert "01_teacher, 02_generator, 03_checkpoints, 04_tuning and 05_distillation (digits, profile smoke" in told
     assert "--until distillation" in told
     assert "Traceback" not in told
@@ -186,7 +186,10 @@ def test_a_student_moves_every_knob_and_finds_all_of_it_the_next_day(lab, open_n
 
 
 def move_all(page, knobs=5):
-    """Every slider and list of the notebook, sliders by the keyboard alone; their picture and words must change."""
+    """Every slider and list of the notebook, sliders by the keyboard alone; their picture and words must change.
+
+    Texts are asked of the document: as drawn (inner_text), what JupyterLab has out of sight is empty.
+    """
     from playwright.sync_api import expect
 
     found = page.locator(".widget-slider, .widget-dropdown")
@@ -201,7 +204,7 @@ def move_all(page, knobs=5):
             knob.locator("select").select_option(index=1)
         else:
             handle = knob.locator(".noUi-handle, [role=slider]").first
-            expect(handle).to_have_attribute("aria-label", knob.locator(".widget-label").inner_text(), timeout=10_000)
+            expect(handle).to_have_attribute("aria-label", knob.locator(".widget-label").text_content(), timeout=10_000)
             handle.focus()
             now, most = (float(handle.get_attribute(f"aria-value{which}")) for which in ("now", "max"))
             for _ in range(2):
@@ -237,7 +240,7 @@ def test_all_other_notebooks_are_run_moved_and_answered_wrongly(lab, open_notebo
         run_all_cells(page)
         last = page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt")
         expect(last).to_have_text(re.compile(r"\[\d+\]"), timeout=240_000)
-        assert page.locator(f".jp-RenderedText{SERVERS}").all_inner_texts() == [], name
+        assert page.locator(f".jp-RenderedText{SERVERS}").all_text_contents() == [], name
         if knobs:
             move_all(page, knobs)
         answer_wrongly(page, name)
@@ -248,8 +251,8 @@ def test_all_other_notebooks_are_run_moved_and_answered_wrongly(lab, open_notebo
     run_all_cells(page)
     line = page.locator(".jp-RenderedText", has_text="Not run, because a cell above failed. InputError: ")
     line.wait_for(state="attached", timeout=120_000)
-    assert "smoke" in line.inner_text()
-    assert "Traceback" not in line.inner_text()
+    assert "smoke" in line.text_content()
+    assert "Traceback" not in line.text_content()
 
 
 def run(lab, *options):
@@ -272,10 +275,10 @@ def answer_wrongly(page, name):
         told = page.locator(".jp-CodeCell", has_text=check.splitlines()[-1]).locator(".jp-OutputArea-output")
         was = question.splitlines()[0]
         for wrong in ('"dog"', "-1234.5"):
-            before = told.inner_text()
+            before = told.text_content()
             new = "\n".join(f"{each} = {wrong}" for each in names)
             answer(page, was, new)
             expect(told).not_to_have_text(before, timeout=30_000)
-            assert "Traceback" not in told.inner_text()
-            assert "Right!" not in told.inner_text()
+            assert "Traceback" not in told.text_content()
+            assert "Right!" not in told.text_content()
             was = new.splitlines()[0]

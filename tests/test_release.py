@@ -453,7 +453,7 @@ def test_the_report_opens_in_a_browser_and_asks_for_nothing(place):
         tab.on("pageerror", lambda error: said.append(str(error)))
         tab.goto((place / "report.html").as_uri())
         assert tab.title() == "Digits: synthetic images and a Student"
-        assert tab.locator("ul.first li").first.inner_text().startswith("No audit was run on this.")
+        assert tab.locator("ul.first li").first.text_content().startswith("No audit was run on this.")
         sizes = tab.evaluate("[...document.images].map(i => [i.complete, i.naturalWidth, i.alt.length])")
         assert len(sizes) == 2
         assert all(done and width > 60 and alt > 10 for done, width, alt in sizes)
