@@ -20,7 +20,7 @@ ALPHA = 0.05  # chance that a matrix of attacks that see nothing calls anything 
 POWER = 0.8
 WORTH = 0.55  # an audit that could not have seen this AUC has no power: real training on small sets leaks as much
 RATES = {"tpr_at_1pct_fpr": 0.01, "tpr_at_01pct_fpr": 0.001}
-BLOCK = 2**21  # weights that the bootstrap holds at a time
+BLOCK = 2**16  # weights that the bootstrap holds at a time: few enough for a processor's cache, and to be kept by malloc
 CLUSTERED_DRAWS = 300  # of each one-way bootstrap, from which standard errors are made
 CERTAIN = 1e-9  # two p below it are the same: beyond doubt
 
@@ -270,18 +270,18 @@ def _bootstrap(table: dict[str, np.ndarray], seed: int, draws: int) -> tuple[dic
     rng, groups = np.random.default_rng(seed), group.max() + 1
     half = (rng.permutation(groups) % 2)[group]
     ends = np.flatnonzero(np.r_[np.diff(table["score"]) != 0, True])
-    exact = np.float32 if len(member) < 2**22 else np.float64  # holds every count of a draw
-    found = _measures(np.ones((1, len(member)), dtype=exact), member, half, ends)
+    found = _measures(np.ones((1, len(member)), dtype=np.int32), member, half, ends)
 
     def resampled(size: int, *clusters: np.ndarray) -> dict[str, np.ndarray]:
         """Measures of `size` draws, clusters drawn with replacement, independently of each other."""
         parts = []
         for block in np.diff(np.r_[np.arange(0, size, max(1, BLOCK // len(member))), size]):
-            weights = np.ones((block, len(member)), dtype=exact)
+            weights = np.ones((block, len(member)), dtype=np.int32)  # of whole numbers, running sums are fast
             for cluster in clusters:
                 several = cluster.max() + 1
                 drawn = rng.integers(several, size=(block, several)) + several * np.arange(block)[:, None]
-                weights *= np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)[:, cluster]
+                counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+                weights *= np.take(counts.astype(np.int32), cluster, axis=1)
             parts.append(_measures(weights, member, half, ends))
         return {name: np.concatenate([part[name] for part in parts]) for name in found}
 
@@ -355,7 +355,10 @@ def _measures(weights: np.ndarray, member: np.ndarray, half: np.ndarray, ends: n
 
     def rising(chosen: np.ndarray) -> np.ndarray:
         """How many of the chosen decisions reach each score, from 0 on: [D, scores + 1]."""
-        return np.pad(np.cumsum(weights * chosen, axis=1)[:, ends], ((0, 0), (1, 0)))
+        counts = np.zeros((len(weights), len(ends) + 1), dtype=weights.dtype)
+        sums = np.cumsum(weights * chosen, axis=1, dtype=weights.dtype)
+        np.take(sums, ends, axis=1, out=counts[:, 1:], mode="clip")
+        return counts
 
     def gain(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
         return inside / np.maximum(inside[:, -1:], 1) - outside / np.maximum(outside[:, -1:], 1)
