@@ -150,10 +150,41 @@ def fitted_attacks(z: np.ndarray, labels: np.ndarray, inside: np.ndarray, known:
     z : logits of the images themselves [N, n, K]; labels [n]; inside : bool [N, n]
     known : features of the records [n, F], see `shadow_attacks.image_features`
     """
+    import sklearn.ensemble  # noqa: F401 (a limit is for what has been loaded)
+    from threadpoolctl import threadpool_limits
+
+    # Threads slow trees as small as these down
     seen, phi = shadow_attacks.features(z, labels), shadow_attacks.scaled_logit(z, labels)
-    model = each_target(lambda t: shadow_attacks.attack_model(seen, inside, t, seed=seed), len(z), "rmia")
-    quantile = each_target(lambda t: shadow_attacks.quantile(phi[t], known, inside[t], seed=seed), len(z))
+    with threadpool_limits(1):
+        model = each_target(lambda t: shadow_attacks.attack_model(seen, inside, t, seed=seed), len(z), "rmia")
+        quantile = each_target(lambda t: shadow_attacks.quantile(phi[t], known, inside[t], seed=seed), len(z))
     return {"model": model, "quantile": quantile}
+
+
+def logits_of(paths: Sequence[Path], name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a classifier's n records [N, n, Q, K], and of the images outside [N, m, Q, K], as the pipelines stored.
+
+    paths : of each pipeline's records.npz
+    """
+    z = of_each(paths, f"logits_{name}")
+    return z[:, :n], z[:, n:]
+
+
+def attacked(audited: Mapping, job: tuple[str, np.ndarray], tell: Callable | None = None) -> Scores:
+    """All attacks on one classifier of each pipeline; a job of `beside.Workers`.
+
+    Parameters
+    ----------
+    audited : paths, labels, outside_labels, known and seed, as `logits_of`, `on_classifiers` and `fitted_attacks` have
+        them; spared: the beginning of the names of classifiers that no model is fitted on
+    job : the classifier's name, and inside
+    """
+    (name, inside), labels = job, audited["labels"]
+    z, outside = logits_of(audited["paths"], name, len(labels))
+    found = on_classifiers(z, labels, inside, (outside, audited["outside_labels"]))
+    if not name.startswith(audited["spared"]):
+        found |= fitted_attacks(z[:, :, 0], labels, inside, audited["known"], audited["seed"])
+    return found
 
 
 def on_images(distance: np.ndarray, inside: np.ndarray) -> Scores:
