@@ -412,6 +412,25 @@ def test_quantiles_take_off_what_an_image_s_looks_explain():
         sa.quantile(scores[:30], looks[:30], np.arange(30) < 20)
 
 
+def test_quantile_regression_tends_to_the_best_test_there_is_as_non_members_grow():
+    """Gaussian scores of known mean and spread: the best of all attacks without shadows is then (s - mean) / spread."""
+
+    def against_the_best(n: int) -> tuple[float, float]:
+        rng = np.random.default_rng(17)
+        looks, inside = rng.normal(size=(n, 3)), rng.random(n) < 0.5
+        mean, spread = 4 * np.sin(2 * looks[:, 0]), np.exp(looks[:, 1] / 2)
+        scores = mean + spread * (rng.normal(size=n) + inside)
+        ours, best = sa.quantile(scores, looks, inside), (scores - mean) / spread
+        assert auc(best, inside) == pytest.approx(stats.norm.cdf(1 / 2**0.5), abs=0.05)
+        return auc(best, inside) - auc(ours, inside), stats.spearmanr(ours, best).statistic
+
+    lost, alike = zip(*map(against_the_best, (500, 4_000, 32_000)))
+    assert lost[0] > lost[1] > lost[2]
+    assert lost[2] < 0.02
+    assert alike[0] < alike[1] < alike[2]
+    assert alike[2] > 0.93
+
+
 def blobs(rng, count, levels):
     """Smooth 8 x 8 images of as many kinds as `levels` tells."""
     base = np.array([np.add.outer(np.arange(8) * k, np.arange(8) * (3 - k)) for k in range(levels)]) * 6.0
