@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -81,3 +82,15 @@ def sample(unet: torch.nn.Module, labels: torch.Tensor, shape: tuple, *, steps: 
         image = scheduler.step(output, t, image).prev_sample
     pixels = F.pixel_shuffle(image, fold).clamp(-1, 1)
     return ((pixels + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def bootstrap_auc(scores: np.ndarray, inside: np.ndarray, *, draws: int, seed: int = 0) -> np.ndarray:
+    """AUC of the decisions [N, n] under weights of pipelines and of records that are drawn with replacement."""
+    rng, (several, n) = np.random.default_rng(seed), scores.shape
+    found = []
+    for _ in range(draws):
+        pipelines = np.bincount(rng.integers(several, size=several), minlength=several)
+        records = np.bincount(rng.integers(n, size=n), minlength=n)
+        weights = np.outer(pipelines, records).ravel()
+        found.append(roc_auc_score(inside.ravel(), scores.ravel(), sample_weight=weights))
+    return np.array(found)

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from kr_utils import (
+    audit,
     captured,
     classifier,
     consistency,
@@ -486,6 +487,25 @@ def case_panels(quick: bool) -> list[dict]:
         each.append(seconds(lambda value=value: setattr(churn, "value", value)))
     took = statistics.median(each)
     return [{"case": "a panel's answer to a knob, seconds", "goal": "<= 1", "ratio": took, "note": "sampler, 28x28"}]
+
+
+def case_audit(quick: bool) -> list[dict]:
+    """A cell of the release matrix with its intervals, against scikit-learn's AUC of the same number of draws."""
+    import reference
+
+    inside = audit.halves(200 if quick else 900, 16, 0)
+    scores = np.random.default_rng(0).normal(size=inside.shape) + 0.1 * inside
+    draws = 10 if quick else 300
+
+    def ours() -> None:
+        audit.pooled(scores, inside, draws=draws)
+
+    def plain() -> None:
+        reference.bootstrap_auc(scores, inside, draws=3 * audit.CLUSTERED_DRAWS + draws)
+
+    found = compare(plain, ours, rounds=1 if quick else 5)
+    note = f"{inside.size} decisions; ours measures the rates at few false alarms and the advantage, too"
+    return [{"case": "a cell of the audit: AUC by scikit-learn / ours", "goal": "report", **found, "note": note}]
 
 
 CASES = {name[5:]: function for name, function in globals().items() if name.startswith("case_")}
