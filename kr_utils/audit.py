@@ -20,7 +20,7 @@ ALPHA = 0.05  # chance that a matrix of attacks that see nothing calls anything 
 POWER = 0.8
 WORTH = 0.55  # an audit that could not have seen this AUC has no power: real training on small sets leaks as much
 RATES = {"tpr_at_1pct_fpr": 0.01, "tpr_at_01pct_fpr": 0.001}
-BLOCK = 2**16  # weights that the bootstrap holds at a time: they stay in a processor's cache, and in malloc's hands
+BLOCK = 2**16  # weights that the bootstrap holds at a time: few enough for a processor's cache
 CLUSTERED_DRAWS = 300  # of each one-way bootstrap, from which standard errors are made
 CERTAIN = 1e-9  # two p below it are the same: beyond doubt
 
