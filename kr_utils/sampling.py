@@ -82,15 +82,17 @@ def sample(
         def network(x: Tensor, sigma: float, given: Tensor = given) -> Tensor:
             return generator.guided(model, x, torch.full((len(x),), sigma, device=device), given, guidance)
 
-        # One sampler of three
-        if model.config["consistency"]:
-            x = _leaps(model, network, draw, steps)
-        elif churn:
-            x = _stochastic(model, network, draw, steps, churn)
-        else:
-            x = _multistep(model, network, draw, steps)
-        parts.append(model.decode(x[:wanted]).cpu())
+        parts.append(model.decode(_solved(model, network, draw, steps, churn)[:wanted]).cpu())
     return torch.cat(parts) if parts else torch.empty((0, *model.shape), dtype=torch.uint8)
+
+
+def _solved(model, network, draw, steps: int, churn: float) -> Tensor:
+    """From noise to images, by one of three samplers."""
+    if model.config["consistency"]:
+        return _leaps(model, network, draw, steps)
+    if churn:
+        return _stochastic(model, network, draw, steps, churn)
+    return _multistep(model, network, draw, steps)
 
 
 def _schedule(model: generator.Generator, steps: int):
@@ -123,13 +125,7 @@ def preview(
 ) -> Tensor:
     """A few images for a look at them: those of `sample` up to rounding, and sooner, for no block is filled up."""
     draw, network = _unfilled(model, labels, seed, guidance)
-    if model.config["consistency"]:
-        x = _leaps(model, network, draw, steps)
-    elif churn:
-        x = _stochastic(model, network, draw, steps, churn)
-    else:
-        x = _multistep(model, network, draw, steps)
-    return model.decode(x).cpu()
+    return model.decode(_solved(model, network, draw, steps, churn)).cpu()
 
 
 @torch.inference_mode()

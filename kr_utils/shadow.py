@@ -188,12 +188,18 @@ def train(
         classifier.fit(model, stream, None, training, seed=seed, on_epoch=on_epoch, state=state)
 
 
-def first_images(sets: Callable[[int], Split], volume: int, *, seed: int) -> Split:
-    """The first `volume` sets of a stream as one, in random order.
+def first_images(sets: Callable[[int], Split], count: int, *, seed: int) -> Split:
+    """The first `count` images of a stream, in random order.
 
-    sets : number -> set, such as a `recycling.SyntheticStream` with a period of 1
+    sets : number -> set, as of a `recycling.SyntheticStream`; their images stand class by class, so that of the last
+        one every so-many-th is taken
     """
-    parts = [sets(number) for number in range(volume)]
+    parts: list[Split] = []
+    while (missing := count - sum(map(len, parts))) > 0:
+        part = sets(len(parts))
+        place = torch.arange(min(missing, len(part)), device=part.labels.device)
+        spread = place * len(part) // len(place)
+        parts.append(Split(part.images[spread], part.labels[spread]))
     images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
     return Split(images[order], labels[order])

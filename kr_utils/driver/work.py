@@ -233,7 +233,8 @@ def _shadow(budgets, sizes: Sizes) -> dict[str, float]:
     soft = 1 + budget.ablation + budget.few + len(budget.volumes) + 3 * budget.controls
     hard = 2 * budget.ablation + 2 * budget.controls
     each, sets = _chosen(budgets, long)
-    drawn = (1 + 2 * budget.controls) * sets * _blocks(size) * each + max(budget.volumes) * _blocks(n) * each
+    own_sets = max(sets, -(-max(budget.volumes) * n // size))  # the volumes are the first images of the stream
+    drawn = (own_sets + 2 * budget.controls * sets) * _blocks(size) * each
     few = budget.few * bool(budgets.tuning.few_steps)
     drawn += few * long * _blocks(size) * min(budgets.tuning.few)
     paint = _generator(budgets, half)["paint"] + few * _few_step(budgets)["paint"]
