@@ -183,7 +183,12 @@ PROFILES: dict[str, Profile] = {
         ),
         audit=Audit(pipelines=2, draws=100),
     ),
-    "quick": Profile(),
+    "quick": Profile(
+        teacher=Teacher(least_steps=400),
+        checkpoints=Checkpoints(images=600),
+        tuning=Tuning(images=600),
+        distillation=Distillation(images=1000),
+    ),
     "laptop": Profile(
         teacher=Teacher(members=4, width=16, depth=14, epochs=60, least_steps=500, most_steps=6000),
         generator=Generator(
