@@ -37,7 +37,8 @@ class Workers:
     """
 
     def __init__(self, shared: Any, device: str = "cpu"):
-        self.shared, self.on_cpu = shared, torch.device(device).type == "cpu"
+        self.shared, self.device = shared, torch.device(device)
+        self.on_cpu = self.device.type == "cpu"
         self.count = torch.get_num_threads() if self.on_cpu else 1
         self.pool: ProcessPoolExecutor | None = None
 
@@ -176,20 +177,19 @@ def train(
 
     Parameters
     ----------
-    workers : they share fits (name -> `Fit`) and val (real validation images)
+    workers : they share fits (name -> `Fit`) and val (real validation images; None: each keeps its last epoch)
     state : where the trainings are saved, each under its name; None saves nothing
     on_epoch : called with a training's name and each row of its history
 
     Returns
     -------
-    name -> the classifier, in eval mode on the device of the validation images, and its history
+    name -> the classifier, in eval mode on the workers' device, and its history
     """
     fits: Mapping[str, Fit] = workers.shared["fits"]
-    device = workers.shared["val"].images.device
-    jobs = [(name, state and state.part(name)) for name in fits]
+    jobs = [(name, state and state.part(name), workers.device) for name in fits]
     done = {}
     trained = workers(_fit, jobs, lambda job, row: on_epoch(job[0], row), lambda job: bool(job[1] and job[1].over()))
-    for (name, _), (weights, history) in zip(jobs, trained):
+    for (name, _, device), (weights, history) in zip(jobs, trained):
         model = classifier.build(*fits[name].sizes, fits[name].seed).to(device)
         model.load_state_dict(weights)
         done[name] = (model.to(memory_format=torch.channels_last).eval(), history)
@@ -197,9 +197,9 @@ def train(
 
 
 def _fit(shared: dict, job: tuple, tell: Callable[[dict], None]) -> tuple[dict, list[dict]]:
-    name, state = job
+    name, state, device = job
     fit, val = shared["fits"][name], shared["val"]
-    model = classifier.build(*fit.sizes, fit.seed).to(val.images.device)
+    model = classifier.build(*fit.sizes, fit.seed).to(device)
     images = (lambda epoch: fit.images) if isinstance(fit.images, Split) else fit.images
     history = classifier.fit(model, images, val, fit.training, seed=fit.seed, on_epoch=tell, state=state)
     return model.state_dict(), history

@@ -211,6 +211,7 @@ PROFILES: dict[str, Profile] = {
             churn=(0.0,),  # none: it doubles the cost of an image
             threshold=(0.5,),
             temperature=(4.0,),
+            hard_weight=(0.0,),  # eight epochs favour half a weight, sixty lose by it: benchmarks/budget.md
             few_steps=0,  # what so short a tuning can make teaches worse than eight steps do
         ),
         # Softer labels brought validation probabilities nearer to the Teacher's, and so did twice the epochs.

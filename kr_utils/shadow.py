@@ -1,8 +1,8 @@
 """A shadow: one whole pipeline on a random half of a pool, and what an attacker would want to know of it.
 
 The pool, who is in which half, the fixed views under which records are shown to a classifier, the noises under which
-they are shown to a Generator, and the training of several classifiers that see the same members. Which networks a
-shadow has, notebook 07 says; attacks.py and shadow_attacks.py make scores of what is stored.
+they are shown to a Generator, and the first images of a stream. Which networks a shadow has, notebook 07 says;
+attacks.py and shadow_attacks.py make scores of what is stored.
 """
 
 from __future__ import annotations
@@ -166,26 +166,7 @@ def denoising(model: generator.Generator, split: Split, *, noises: int, seed: in
     return np.concatenate(found)
 
 
-# ------------------------------------------------------------------ what a shadow trains
-
-
-def train(
-    models: Sequence[nn.Module],
-    streams: Sequence[Callable[[int], Split]],
-    training: classifier.Training,
-    *,
-    own: Sequence[int],
-    states: Sequence,
-    on_epoch: Callable[[dict], None] | None = None,
-) -> None:
-    """Train classifiers that differ in images and seeds only, one after the other, and keep their last epoch.
-
-    Parameters
-    ----------
-    streams : one per model; own : a seed for each; states : where each saves what it needs to go on
-    """
-    for model, stream, seed, state in zip(models, streams, own, states, strict=True):
-        classifier.fit(model, stream, None, training, seed=seed, on_epoch=on_epoch, state=state)
+# ------------------------------------------------------------------ what a shadow's Students see
 
 
 def first_images(sets: Callable[[int], Split], count: int, *, seed: int) -> Split:

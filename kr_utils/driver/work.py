@@ -60,7 +60,7 @@ def of_stage(stage: str, budgets, sizes: Sizes, workers: int = 1) -> dict[str, f
     budgets : a `profiles.Profile`, for a stage's work follows other stages' budgets too
     workers : processes that train classifiers and draw images side by side, >= 1
     """
-    count = {"generator": _generator, "membership": _membership, "shadow": _shadow, "audit": _audit}
+    count = {"generator": _generator, "membership": _membership, "audit": _audit}
     count["release"] = _release
     found = {"start": STARTS[stage]}
     if stage in count:
@@ -69,6 +69,8 @@ def of_stage(stage: str, budgets, sizes: Sizes, workers: int = 1) -> dict[str, f
         found |= _teacher(budgets, sizes, workers)
     if stage == "distillation":
         found |= _distillation(budgets, sizes, workers)
+    if stage == "shadow":
+        found |= _shadow(budgets, sizes, workers)
     if stage == "checkpoints":
         candidates = [_evaluations(budgets.checkpoints.guidance, budgets.checkpoints.steps)]
         candidates *= budgets.generator.checkpoints
@@ -78,7 +80,7 @@ def of_stage(stage: str, budgets, sizes: Sizes, workers: int = 1) -> dict[str, f
 
     # Worker processes load the libraries too, each time they start
     if workers > 1:
-        found["start"] += {"teacher": 1, "checkpoints": 1, "tuning": 1, "distillation": 2}.get(stage, 0)
+        found["start"] += {"teacher": 1, "checkpoints": 1, "tuning": 1, "distillation": 2, "shadow": 2}.get(stage, 0)
     return {kind: amount for kind, amount in found.items() if amount}
 
 
@@ -168,7 +170,7 @@ def _distillation(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
 
     # The 2x2 ablation, half of it labelled by Teachers, and the controls, three of which are (see notebook 05)
     students, labelled = 4 + 5 * budget.controls, 2 + 3 * budget.controls
-    seen, busiest = epochs * images, -(-students // workers) / students
+    seen, busiest = epochs * images, _busiest(students, workers)
     passes = {"short_train": students * seen, "short_label": labelled * seen * budgets.teacher.members}
     passes["short_predict"] = students * epochs * sizes.val + sets * budget.controls * images * budgets.teacher.members
     looks = students * sizes.test + sizes.train + sizes.val + sizes.test + images * budgets.teacher.members
@@ -177,6 +179,11 @@ def _distillation(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
     families = 1 + 2 * budget.controls
     drawn = -(-families * sets // workers) * _blocks(images) * each
     return {kind: busiest * amount for kind, amount in passes.items()} | {"predict": looks, "short_draw": drawn}
+
+
+def _busiest(trainings: int, workers: int) -> float:
+    """The share of so many trainings that the busiest of the processes has."""
+    return -(-trainings // workers) / trainings
 
 
 def _membership(budgets, sizes: Sizes) -> dict[str, float]:
@@ -217,21 +224,22 @@ def _halves(sizes: Sizes) -> tuple[int, int]:
     return pool // 2, pool + min(total - pool, sizes.train)
 
 
-def _shadow(budgets, sizes: Sizes) -> dict[str, float]:
+def _shadow(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
     budget, target = budgets.shadow, budgets.distillation
     n, asked = _halves(sizes)
     half, batch = replace(sizes, train=n), budgets.teacher.batch
     size, teachers = target.images or n, budgets.teacher.members
 
-    # On real images: Teachers, one without augmentation, one that overfits, DP-SGD
+    # On real images: Teachers, one without augmentation, one that overfits; and DP-SGD, alone
     epochs = _teacher_epochs(budgets, half)
-    private = DP_STEP * budget.dp_epochs * len(budget.epsilons)
-    train = n * ((teachers + 1) * epochs + budget.overfit_epochs + private)
+    private = n * DP_STEP * budget.dp_epochs * len(budget.epsilons)
+    real = n * ((teachers + 1) * epochs + budget.overfit_epochs) * _busiest(teachers + 2, workers)
 
     # Students, most of them labelled by the Teachers
     long = epochs_within(target.epochs, size, batch=batch, least_steps=epochs * max(1, n // batch))
     soft = 1 + budget.ablation + budget.few + len(budget.volumes) + 3 * budget.controls
     hard = 2 * budget.ablation + 2 * budget.controls
+    seen = long * size * _busiest(soft + hard, workers)
     each, sets = _chosen(budgets, long)
     own_sets = max(sets, -(-max(budget.volumes) * n // size))  # the volumes are the first images of the stream
     drawn = (own_sets + 2 * budget.controls * sets) * _blocks(size) * each
@@ -243,8 +251,9 @@ def _shadow(budgets, sizes: Sizes) -> dict[str, float]:
     # What is stored of each image
     networks = teachers + 3 + len(budget.epsilons) + soft + hard
     return {
-        "train": train + (soft + hard) * long * size,
-        "label": soft * long * size * teachers,
+        "train": private,
+        "short_train": real + (soft + hard) * seen,
+        "short_label": soft * seen * teachers,
         "predict": networks * asked * budget.queries,
         "paint": paint,
         "draw": drawn + asked * budget.noises * LEVELS,
