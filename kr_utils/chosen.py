@@ -24,13 +24,10 @@ def recipe(stage) -> classifier.Recipe:
     return classifier.Recipe.from_budget(stage.upstream["teacher"].budget)
 
 
-def training(stage, ds: Dataset, epochs: int, teacher: classifier.Ensemble, turns: int) -> classifier.Training:
-    """How a Student is trained: as the real training, with the Teachers' labels.
-
-    turns : 1: each image has one Teacher's, 0: the mean of all
-    """
+def training(stage, ds: Dataset, epochs: int, teacher: classifier.Ensemble) -> classifier.Training:
+    """How a Student is trained: as the real training, with the Teachers' labels."""
     augment = classifier.Augmentation.for_dataset(ds.info, ds.shape[1], recipe(stage).erase)
-    return classifier.Training(recipe(stage), epochs, augment, teacher, turns=bool(turns))
+    return classifier.Training(recipe(stage), epochs, augment, teacher)
 
 
 def checkpoints(stage) -> dict[int, Path]:

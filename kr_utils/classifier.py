@@ -107,15 +107,6 @@ class Ensemble(nn.Module):
         log_p = torch.stack([F.log_softmax(member(x).float(), dim=1) for member in self.members])
         return log_p.logsumexp(0) - math.log(len(self.members))
 
-    def in_turns(self, x: Tensor) -> Tensor:
-        """log softmax [N, K] of one member for each image: the first share of the batch by the first one, and so on.
-
-        Of a batch in random order, each member labels a random share. Cross-entropy is linear in its target, so that at
-        temperature 1 a step's gradient is on average that of all members' mean probabilities, for the work of one.
-        """
-        parts = zip(self.members, x.tensor_split(len(self.members)))
-        return torch.cat([F.log_softmax(member(part).float(), dim=1) for member, part in parts if len(part)])
-
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 [N, C, H, W] -> float in [-1, 1]."""
@@ -210,7 +201,6 @@ class Training:
     teacher : if given, targets are its softmax at `temperature`, computed on the augmented batch (GKD), mixed with
         the one-hot label at `hard_weight`
     temperature : T > 0 of the soft labels; hard_weight : share of the hard-label loss, 0 to 1
-    turns : each image is labelled by one member of the `Ensemble` (`Ensemble.in_turns`), not by all
     """
 
     recipe: Recipe
@@ -219,7 +209,6 @@ class Training:
     teacher: nn.Module | None = None
     temperature: float = 1.0
     hard_weight: float = 0.0
-    turns: bool = False
 
 
 def epochs_within(epochs: int, images: int, *, batch: int, least_steps: int = 0, most_steps: int = 0) -> int:
@@ -389,8 +378,7 @@ def _loss(model: nn.Module, training: Training, images: Tensor, labels: Tensor) 
     with autocast(inputs.device, inputs.shape[2]):
         logits = model(inputs).to(inputs.dtype)
         with torch.no_grad():
-            label = teacher.in_turns if training.turns and teacher else teacher
-            teacher_logits = label(inputs).to(inputs.dtype) if teacher else None
+            teacher_logits = teacher(inputs).to(inputs.dtype) if teacher else None
     if teacher is None:
         return F.cross_entropy(logits, labels)
     return gkd_loss(logits, teacher_logits, labels, training.temperature, training.hard_weight)

@@ -71,7 +71,6 @@ class Checkpoints:
     balance: str = "uniform"  # or "prior"
     temperature: float = number(1.0, most=1000)  # of the soft labels
     hard_weight: float = number(0.0, least=0, most=1)  # share of the asked label in the loss
-    turns: int = number(0, least=0, most=1)  # 1: each image has the labels of one Teacher; 0: the mean of all
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,6 @@ class Tuning:
     few_lr: float = number(5e-4, most=100)
     images: int = number(1000, least=0, most=10**8)
     balance: str = "uniform"
-    turns: int = number(0, least=0, most=1)  # as in `Checkpoints`
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,6 @@ class Distillation:
     images: int = number(1500, least=0, most=10**8)  # per synthetic set; 0: as many as the real training set
     balance: str = "uniform"
     controls: int = number(1, least=0, most=1)  # 1: Students that show what the Generator brings
-    turns: int = number(0, least=0, most=1)  # as in `Checkpoints`
 
 
 @dataclass(frozen=True)
@@ -188,9 +185,9 @@ PROFILES: dict[str, Profile] = {
     ),
     "quick": Profile(
         teacher=Teacher(least_steps=400),
-        checkpoints=Checkpoints(images=600, turns=1),
-        tuning=Tuning(images=600, turns=1),
-        distillation=Distillation(images=1000, turns=1),
+        checkpoints=Checkpoints(images=600),
+        tuning=Tuning(images=600),
+        distillation=Distillation(images=1000),
     ),
     "laptop": Profile(
         teacher=Teacher(members=4, width=16, depth=14, epochs=60, least_steps=500, most_steps=6000),

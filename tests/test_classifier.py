@@ -287,38 +287,5 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities(digits, teacher):
     assert not any(member.training for member in both.members[:1])
 
 
-def of_three(teacher):
-    """An ensemble of three that disagree."""
-    others = [classifier.build(10, 1, 8, 8, seed).eval() for seed in (1, 2)]
-    return classifier.Ensemble([teacher, *others])
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 64])
-def test_in_turns_each_image_has_the_label_of_one_member(digits, teacher, n):
-    together = of_three(teacher)
-    x = classifier.normalise(digits.val.images[:n])
-    with torch.inference_mode():
-        found, each = together.in_turns(x), [member(x).log_softmax(1) for member in together.members]
-    whose = torch.cat([torch.full((len(part),), k) for k, part in enumerate(torch.arange(n).tensor_split(3))])
-    assert torch.allclose(found, torch.stack(each)[whose, torch.arange(n)], atol=1e-5)
-
-
-def test_turns_teach_on_average_what_all_members_teach(digits, teacher):
-    """Each image is labelled once by each member: the gradients' mean is that of the mean probabilities."""
-    together, student = of_three(teacher), classifier.build(10, 1, 8, 8, 3).eval()
-    images, labels = digits.val.images[:48], digits.val.labels[:48]
-
-    def gradient(turns, order):
-        how = dataclasses.replace(training_by(together), turns=turns)
-        loss = classifier._loss(student, how, images[order], labels[order])
-        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, student.parameters())])
-
-    orders = [torch.arange(48).roll(16 * k) for k in range(3)]
-    rounds = [gradient(True, order) for order in orders]
-    mean, whole = torch.stack(rounds).mean(0), gradient(False, orders[0])
-    assert torch.allclose(mean, whole, atol=1e-5)
-    assert not torch.allclose(rounds[0], whole, atol=1e-3), "one round is another gradient"
-
-
 def training_by(both):
     return classifier.Training(RECIPE, 1, classifier.Augmentation(), teacher=both)

@@ -125,7 +125,7 @@ def _search(budget, rounds: list[list[float]], budgets, sizes: Sizes, workers: i
     drawn = sum(-(-len(each) * budget.students // workers) * sum(each) / len(each) for each in rounds if each)
     return {
         "short_train": students * seen,
-        "short_label": students * seen * _labellers(budget, budgets),
+        "short_label": students * seen * budgets.teacher.members,
         "short_predict": students * sizes.val,
         "short_draw": drawn * sets * _blocks(images),
     }
@@ -171,7 +171,7 @@ def _distillation(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
     # The 2x2 ablation, half of it labelled by Teachers, and the controls, three of which are (see notebook 05)
     students, labelled = 4 + 5 * budget.controls, 2 + 3 * budget.controls
     seen, busiest = epochs * images, _busiest(students, workers)
-    passes = {"short_train": students * seen, "short_label": labelled * seen * _labellers(budget, budgets)}
+    passes = {"short_train": students * seen, "short_label": labelled * seen * budgets.teacher.members}
     passes["short_predict"] = students * epochs * sizes.val + sets * budget.controls * images * budgets.teacher.members
     looks = students * sizes.test + sizes.train + sizes.val + sizes.test + images * budgets.teacher.members
 
@@ -179,11 +179,6 @@ def _distillation(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
     families = 1 + 2 * budget.controls
     drawn = -(-families * sets // workers) * _blocks(images) * each
     return {kind: busiest * amount for kind, amount in passes.items()} | {"predict": looks, "short_draw": drawn}
-
-
-def _labellers(budget, budgets) -> int:
-    """Teachers that look at each image in a Student's step."""
-    return 1 if budget.turns else budgets.teacher.members
 
 
 def _busiest(trainings: int, workers: int) -> float:
@@ -258,7 +253,7 @@ def _shadow(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
     return {
         "train": private,
         "short_train": real + (soft + hard) * seen,
-        "short_label": soft * seen * _labellers(target, budgets),
+        "short_label": soft * seen * teachers,
         "predict": networks * asked * budget.queries,
         "paint": paint,
         "draw": drawn + asked * budget.noises * LEVELS,
