@@ -36,7 +36,7 @@ class Teacher:
     width: int = number(16, most=4096)  # channels of the first stage
     depth: int = number(8, least=8, most=1202)  # layers, 6n + 2
     epochs: int = number(40)
-    least_steps: int = number(600, least=0)  # of the optimiser: a small set gets more epochs; 0: no limit
+    least_steps: int = number(400, least=0)  # of the optimiser: a small set gets more epochs; 0: no limit
     most_steps: int = number(4000, least=0)  # and a large one fewer
     batch: int = number(64, most=2**16)
     lr: float = number(0.1, most=100)
@@ -184,7 +184,6 @@ PROFILES: dict[str, Profile] = {
         audit=Audit(pipelines=2, draws=100),
     ),
     "quick": Profile(
-        teacher=Teacher(least_steps=400),
         checkpoints=Checkpoints(images=600),
         tuning=Tuning(images=600),
         distillation=Distillation(images=1000),

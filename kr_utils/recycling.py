@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -229,12 +230,15 @@ class SyntheticStream:
         return {**vars(self), "sets": {}, "on_set": None}
 
     def state_dict(self) -> dict:
-        """What cannot be drawn again for nothing: the filter's figures of each set. The images follow from the seed."""
-        return {"accepted": self.accepted, "draws": self.draws}
+        """What cannot be drawn again for nothing: the filter's figures of each set. The images follow from the seed.
+
+        As a text: a saved state fits a stream that has drawn more sets since, or fewer.
+        """
+        return {"figures": json.dumps([[number, rate, self.draws[number]] for number, rate in self.accepted.items()])}
 
     def load_state_dict(self, saved: dict) -> None:
-        self.accepted.update(saved["accepted"])
-        self.draws.update(saved["draws"])
+        for number, rate, draws in json.loads(saved["figures"]):
+            self.accepted[number], self.draws[number] = rate, draws
 
     def fixed(self) -> SyntheticStream:
         """The same first set for every epoch: the ablation's stream without regeneration."""
@@ -245,7 +249,7 @@ class SyntheticStream:
 
 def draw_beside(
     workers: beside.Workers,
-    epochs: int,
+    epochs: int | Mapping[str, int],
     *,
     on_set: Callable[[str, int, float], None] = lambda name, number, accepted: None,
 ) -> None:
@@ -256,10 +260,12 @@ def draw_beside(
     Parameters
     ----------
     workers : they share streams (name -> `SyntheticStream`)
+    epochs : of all streams, or of each by its name
     on_set : called with a stream's name, the number of the set, and the share of its images that passed the filter
     """
     streams: dict[str, SyntheticStream] = workers.shared["streams"]
-    jobs = [(name, number) for name, stream in streams.items() for number in range(stream.sets_in(epochs))]
+    seen = epochs if isinstance(epochs, Mapping) else dict.fromkeys(streams, epochs)
+    jobs = [(name, number) for name, stream in streams.items() for number in range(stream.sets_in(seen[name]))]
     drawn = workers(_draw_one, jobs, ended=lambda job: streams[job[0]].figures(job[1]) is not None)
     for (name, number), (accepted, draws) in zip(jobs, drawn if workers.on_cpu else ()):
         streams[name].accepted[number], streams[name].draws[number] = accepted, draws
@@ -307,6 +313,39 @@ def cycled(split: Split, size: int) -> Periodic:
 def _cycled(split: Split, size: int, epoch: int) -> Split:
     place = torch.arange(epoch * size, (epoch + 1) * size, device=split.labels.device) % len(split)
     return Split(split.images[place], split.labels[place])
+
+
+class Volume:
+    """A Student's epochs of a stream's beginning only: of `size` images each, one after the other through `count`.
+
+    The images are those of `first_images`, looked up when they are asked for, also in another process.
+    """
+
+    def __init__(self, stream: SyntheticStream, count: int, size: int, *, seed: int):
+        self.stream, self.count, self.size, self.seed = stream, count, size, seed
+
+    def __call__(self, epoch: int) -> Split:
+        return _cycled(self.images, self.size, epoch)
+
+    @functools.cached_property
+    def images(self) -> Split:
+        return first_images(self.stream, self.count, seed=self.seed)
+
+
+def first_images(stream: SyntheticStream, count: int, *, seed: int) -> Split:
+    """`count` images from the beginning of a stream, in random order.
+
+    They are whole sets, and of the last one every so-many-th image, for the images of a set stand class by class.
+    """
+    parts: list[Split] = []
+    while (missing := count - sum(map(len, parts))) > 0:
+        part = stream(len(parts) * (stream.period or 1))
+        place = torch.arange(min(missing, len(part)), device=part.labels.device)
+        spread = place * len(part) // len(place)
+        parts.append(Split(part.images[spread], part.labels[spread]))
+    images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    return Split(images[order], labels[order])
 
 
 def textures(images: Tensor, n: int, *, seed: int, first: int = 0) -> Tensor:

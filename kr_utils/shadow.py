@@ -1,14 +1,14 @@
 """A shadow: one whole pipeline on a random half of a pool, and what an attacker would want to know of it.
 
 The pool, who is in which half, the fixed views under which records are shown to a classifier, the noises under which
-they are shown to a Generator, and the first images of a stream. Which networks a shadow has, notebook 07 says;
-attacks.py and shadow_attacks.py make scores of what is stored.
+they are shown to a Generator. Which networks a shadow has, notebook 07 says; attacks.py and shadow_attacks.py make
+scores of what is stored.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,23 +164,3 @@ def denoising(model: generator.Generator, split: Split, *, noises: int, seed: in
             errors[:, place] += (back - clean).square().mean((1, 2, 3)) / noises
         found.append(errors.cpu().numpy())
     return np.concatenate(found)
-
-
-# ------------------------------------------------------------------ what a shadow's Students see
-
-
-def first_images(sets: Callable[[int], Split], count: int, *, seed: int) -> Split:
-    """The first `count` images of a stream, in random order.
-
-    sets : number -> set, as of a `recycling.SyntheticStream`; their images stand class by class, so that of the last
-        one every so-many-th is taken
-    """
-    parts: list[Split] = []
-    while (missing := count - sum(map(len, parts))) > 0:
-        part = sets(len(parts))
-        place = torch.arange(min(missing, len(part)), device=part.labels.device)
-        spread = place * len(part) // len(place)
-        parts.append(Split(part.images[spread], part.labels[spread]))
-    images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    return Split(images[order], labels[order])

@@ -1,12 +1,14 @@
 """The Student's stream: sizes, regeneration, filter, and that it can be made again."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kr_utils import classifier, recycling, sampling
+from kr_utils import classifier, data, recycling, resume, sampling
 
 
 @given(
@@ -196,3 +198,67 @@ def test_images_can_be_drawn_without_a_class(tiny_generator):
     unasked = recycling.SyntheticStream(tiny_generator, recycling.Knobs(steps=2), [0] * 10 + [5], seed=0, period=1)
     none = torch.full((5,), tiny_generator.classes)
     assert torch.equal(unasked(0).images, sampling.sample(tiny_generator, none, seed=0, steps=2))
+
+
+# ------------------------------------------------------------------ the beginning of a stream
+
+
+class InOrder:
+    """A stream of sets of six images of class 0, then two of class 1; the images tell their set's number."""
+
+    def __init__(self, period):
+        self.period, self.asked = period, []
+
+    def __call__(self, epoch):
+        self.asked.append(epoch)
+        number = epoch // self.period if self.period else 0
+        return data.Split(torch.full((8, 1, 2, 2), number, dtype=torch.uint8), torch.tensor([0] * 6 + [1] * 2))
+
+
+@pytest.mark.parametrize(("count", "of_set", "of_class"), [(4, [4], [3, 1]), (8, [8], [6, 2]), (12, [8, 4], [9, 3])])
+@pytest.mark.parametrize("period", [1, 3])
+def test_the_first_images_have_the_classes_of_a_whole_set(count, of_set, of_class, period):
+    found = recycling.first_images(InOrder(period), count, seed=1)
+    assert torch.bincount(found.images[:, 0, 0, 0]).tolist() == of_set
+    assert torch.bincount(found.labels).tolist() == of_class
+    again = recycling.first_images(InOrder(period), count, seed=2)
+    assert sorted(again.labels.tolist()) == sorted(found.labels.tolist())
+
+
+def test_the_first_images_come_in_random_order():
+    labels = recycling.first_images(InOrder(2), 64, seed=1).labels.tolist()
+    assert labels != sorted(labels)
+    assert labels[:8] != [0] * 6 + [1] * 2
+
+
+def test_a_volume_goes_round_its_images_and_looks_them_up_in_each_process():
+    volume = recycling.Volume(InOrder(2), 12, 8, seed=1)
+    assert not volume.stream.asked, "nothing is drawn before it is asked for"
+    elsewhere = pickle.loads(pickle.dumps(volume))
+    whole = recycling.first_images(InOrder(2), 12, seed=1)
+    for one in (volume, elsewhere):
+        seen = torch.cat([one(epoch).images for epoch in range(3)])
+        assert torch.equal(seen, torch.cat([whole.images, whole.images]))
+        assert one.stream.asked == [0, 2], "each set once"
+
+
+def test_a_training_goes_on_whatever_its_stream_has_drawn_beyond(tiny_generator, digits, tmp_path, capsys):
+    """Another process trained it, and knew of fewer sets or of more."""
+    recipe = classifier.Recipe(width=8, depth=8, batch=16, lr=0.1, weight_decay=5e-4)
+    how, epochs = classifier.Training(recipe, 2, classifier.Augmentation()), []
+
+    def trained(state, drawn):
+        source = stream(tiny_generator, 1)
+        for epoch in drawn:
+            source(epoch)
+        model = classifier.build(10, 1, 8, 8, 0)
+        classifier.fit(model, source, None, how, seed=0, state=state, on_epoch=epochs.append)
+        return source.accepted
+
+    first = trained(resume.State(tmp_path), ())
+    assert len(epochs) == 2
+    for drawn in ((), (0,), (0, 1, 2, 3)):
+        again = trained(resume.State(tmp_path), drawn)
+        assert first.items() <= again.items()
+    assert len(epochs) == 2, "it was trained once"
+    assert "not used" not in capsys.readouterr().out

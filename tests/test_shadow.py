@@ -201,26 +201,6 @@ def test_a_generator_that_gives_back_the_clean_image_has_no_loss(tiny_generator,
     assert np.allclose(noise, np.square(shadow.SIGMAS), rtol=0.1), "what is left is the noise, of variance sigma^2"
 
 
-def in_order(number: int) -> data.Split:
-    """Set `number` of a stream: six images of class 0, then two of class 1, which tell their number."""
-    return data.Split(torch.full((8, 1, 2, 2), number, dtype=torch.uint8), torch.tensor([0] * 6 + [1] * 2))
-
-
-@pytest.mark.parametrize(("count", "of_set", "of_class"), [(4, [4], [3, 1]), (8, [8], [6, 2]), (12, [8, 4], [9, 3])])
-def test_a_volume_holds_the_first_images_with_the_classes_of_a_whole_set(count, of_set, of_class):
-    found = shadow.first_images(in_order, count, seed=1)
-    assert torch.bincount(found.images[:, 0, 0, 0]).tolist() == of_set
-    assert torch.bincount(found.labels).tolist() == of_class
-    again = shadow.first_images(in_order, count, seed=2)
-    assert sorted(again.labels.tolist()) == sorted(found.labels.tolist())
-
-
-def test_the_images_of_a_volume_come_in_random_order():
-    labels = shadow.first_images(in_order, 64, seed=1).labels.tolist()
-    assert labels != sorted(labels)
-    assert labels[:8] != [0] * 6 + [1] * 2
-
-
 # ------------------------------------------------------------------ DP-SGD
 
 
@@ -371,7 +351,7 @@ execute.execute(next(job for job in jobs if job.stage == "shadow-00"), threads=1
     worker = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
     state = job.folder.with_name(f"{job.folder.name}.partial") / "state"
     for _ in range(1200):  # until a Student is in training
-        if list(state.glob("student/*.safetensors")) or worker.poll() is not None:
+        if list(state.glob("students/student/*.safetensors")) or worker.poll() is not None:
             break
         time.sleep(0.1)
     assert worker.poll() is None, "it was killed while it worked"

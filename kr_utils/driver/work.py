@@ -181,9 +181,9 @@ def _distillation(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
     return {kind: busiest * amount for kind, amount in passes.items()} | {"predict": looks, "short_draw": drawn}
 
 
-def _busiest(trainings: int, workers: int) -> float:
-    """The share of so many trainings that the busiest of the processes has."""
-    return -(-trainings // workers) / trainings
+def _busiest(jobs: float, workers: int) -> float:
+    """The share of so many equal jobs that the busiest of the processes has."""
+    return -(-jobs // workers) / jobs
 
 
 def _membership(budgets, sizes: Sizes) -> dict[str, float]:
@@ -242,11 +242,11 @@ def _shadow(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
     seen = long * size * _busiest(soft + hard, workers)
     each, sets = _chosen(budgets, long)
     own_sets = max(sets, -(-max(budget.volumes) * n // size))  # the volumes are the first images of the stream
-    drawn = (own_sets + 2 * budget.controls * sets) * _blocks(size) * each
+    all_sets = own_sets + 2 * budget.controls * sets
+    drawn = all_sets * _busiest(all_sets, workers) * _blocks(size) * each
     few = budget.few * bool(budgets.tuning.few_steps)
-    drawn += few * long * _blocks(size) * min(budgets.tuning.few)
+    drawn += few * long * _busiest(long, workers) * _blocks(size) * min(budgets.tuning.few)
     paint = _generator(budgets, half)["paint"] + few * _few_step(budgets)["paint"]
-    drawn += few * _few_step(budgets)["draw"]
 
     # What is stored of each image
     networks = teachers + 3 + len(budget.epsilons) + soft + hard
@@ -256,7 +256,8 @@ def _shadow(budgets, sizes: Sizes, workers: int) -> dict[str, float]:
         "short_label": soft * seen * teachers,
         "predict": networks * asked * budget.queries,
         "paint": paint,
-        "draw": drawn + asked * budget.noises * LEVELS,
+        "short_draw": drawn,
+        "draw": few * _few_step(budgets)["draw"] + asked * budget.noises * LEVELS,
         "compare": asked * n * sizes.channels * sizes.height * sizes.width,
     }
 
