@@ -568,7 +568,7 @@ def volume_curve(points: list[dict], references: dict[str, tuple[float, float]],
         style = {"color": (COLOURS["real"], COLOURS["control"])[k % 2], "ls": ("--", "-.")[k % 2], "lw": 1.3}
         axes[0].axhline(level, label=name, **style)
         axes[1].axhline(100 * right, **style)
-    apart = [p for before, p in zip([None, *points], points) if not before or p["volume"] > 1.15 * before["volume"]]
+    apart = [p for before, p in zip([None, *points], points) if not before or p["volume"] > 1.3 * before["volume"]]
     for point in apart:  # two names at one place cannot be read
         for axis, y in ((axes[0], point["auc"]), (axes[1], 100 * point["accuracy"])):
             axis.annotate(point["name"], (point["volume"], y), (3, 6), textcoords="offset points", fontsize=7)
