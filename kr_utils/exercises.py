@@ -39,14 +39,14 @@ def number(answer: object) -> float | str:
     return value if math.isfinite(value) else "Not yet: that is no finite number; look for a division by zero."
 
 
-def judge(answer: object, truth: float, mistakes: Mapping[str, float], tolerance: float, percent: bool = True) -> str:
+def judge(answer: object, truth: float, mistakes: Mapping[str, float], tolerance: float, unit: str = "") -> str:
     """The verdict on a number.
 
     Parameters
     ----------
     mistakes : hint -> what somebody gets who makes this mistake; one that gives the truth too is none
-    tolerance : how far from the truth still counts, unless a mistake is as near
-    percent : whether percent and fractions may be mixed up, as they may not in a number of things
+    tolerance : how far from the truth still counts, unless a mistake is as near; from a mistake in proportion
+    unit : "fraction" or "points" (of a hundred), which are mixed up easily; "" is a number of anything else
     """
     value = number(answer)
     if isinstance(value, str):
@@ -56,12 +56,14 @@ def judge(answer: object, truth: float, mistakes: Mapping[str, float], tolerance
     nearest = min(wrong, key=wrong.get, default=None)
     if off <= tolerance + CLOSE and (nearest is None or off < wrong[nearest]):
         return RIGHT
-    if nearest is not None and wrong[nearest] <= tolerance + CLOSE:
+    share = abs(mistakes[nearest] / truth) if nearest is not None and truth else 1
+    if nearest is not None and wrong[nearest] <= share * tolerance + CLOSE:
         return f"Not yet: {nearest}."
-    units = ((100, "that is in percent; the question asks for a fraction"), (0.01, "that is a fraction"))
-    for factor, hint in units if percent else ():
-        if abs(value - factor * truth) <= factor * tolerance + CLOSE and abs(truth) > CLOSE:
-            return f"Not yet: {hint}."
+    units = {"fraction": (100, "that is in percent; the question asks for a fraction")}
+    units |= {"points": (0.01, "that is a fraction; the question asks for points")}
+    factor, hint = units.get(unit, (1, ""))
+    if hint and abs(truth) > CLOSE and abs(value - factor * truth) <= factor * tolerance + CLOSE:
+        return f"Not yet: {hint}."
     return "Not yet: too large." if value > truth else "Not yet: too small."
 
 
@@ -116,7 +118,7 @@ def rarest_share(answer: object, counts: Sequence[int]) -> None:
         "the smallest count is divided by the largest one; divide it by all images": counts.min() / counts.max(),
         "that is the share of another class": shares[shares > shares[0]].min(initial=1.0),
     }
-    print(judge(answer, float(counts.min() / total), mistakes, 0.0006))
+    print(judge(answer, float(counts.min() / total), mistakes, 0.0006, "fraction"))
 
 
 def mean_recall(answer: object, counts: Sequence[int]) -> None:
@@ -129,7 +131,7 @@ def mean_recall(answer: object, counts: Sequence[int]) -> None:
         "it is never right about all classes but one, yet always about that one": 0.0,
         "one class has the recall 1; what have the others": 1.0,
     }
-    print(judge(answer, 1 / len(counts), mistakes, 0.0006))
+    print(judge(answer, 1 / len(counts), mistakes, 0.0006, "fraction"))
 
 
 # ------------------------------------------------------------------ 01: the Teachers
@@ -160,22 +162,23 @@ def standard_error(answer: object, accuracy: float, images: int) -> None:
         ),
         "that is the half of a 95 % interval, two standard errors": 1.96 * truth,
     }
-    print(judge(answer, truth, mistakes, 0.03 * truth))
+    print(judge(answer, truth, mistakes, 0.03 * truth, "points"))
 
 
 # ------------------------------------------------------------------ 02: the Generator
 
 
 def evaluations(answer: object) -> None:
-    """02: network evaluations of an image with 12 steps, at guidance 2 and at 1."""
+    """02: network evaluations of an image with 10 steps, at guidance 2 and at 1."""
     mistakes = {
-        "with guidance a step needs both terms of the formula": (12, 12),
-        "the other way round": (12, 24),
-        "at scale 1 the two terms without a class cancel": (24, 24),
-        "the scale is a factor in the formula, not a number of evaluations more": (36, 12),
-        "that is per step; there are 12 of them": (2, 1),
+        "with guidance a step needs both terms of the formula": (10, 10),
+        "the other way round": (10, 20),
+        "at scale 1 the two terms without a class cancel": (20, 20),
+        "the scale is a factor in the formula, not a number of evaluations more": (30, 10),
+        "that is per step; there are 10 of them": (2, 1),
+        "that is with 12 steps, as in the pictures above; the question is about 10": (24, 12),
     }
-    print(pair(answer, (24, 12), mistakes))
+    print(pair(answer, (20, 10), mistakes))
 
 
 def skip_share(answer: object) -> None:
@@ -185,7 +188,7 @@ def skip_share(answer: object) -> None:
         "that is where the noise drowns everything": 0.0,
         "do not take the square root; only c_out has one": 1 / math.sqrt(2),
     }
-    print(judge(answer, 0.5, mistakes, 0.005))
+    print(judge(answer, 0.5, mistakes, 0.005, "fraction"))
 
 
 # ------------------------------------------------------------------ 03: the checkpoints
@@ -201,7 +204,7 @@ def cost_of_first(answer: object, rows: Sequence[Mapping], best: Mapping) -> Non
         ),
         "that is the distance to the last checkpoint": 100 * (rows[-1]["cas"] - rows[0]["cas"]),
     }
-    print(judge(answer, truth, mistakes, 0.05))
+    print(judge(answer, truth, mistakes, 0.05, "points"))
 
 
 def images_needed(answer: object, accuracy: float) -> None:
@@ -278,7 +281,7 @@ def found_members(answer: object, rate: float | None) -> None:
         "that is a rate; multiply it by the number of members": rate,
         "that is a percentage; there are 1,000 members, not 100": 100 * rate,
     }
-    print(judge(answer, 1000 * rate, mistakes, 0.5, percent=False))
+    print(judge(answer, 1000 * rate, mistakes, 0.5))
 
 
 def share_of_members(answer: object, rate: float) -> None:
@@ -288,11 +291,10 @@ def share_of_members(answer: object, rate: float) -> None:
         "that is the share of members that are found; the question is how many of the accused are members": rate,
         "that takes as many outsiders as members; count the people on each side": rate / (rate + 0.01),
         "that is the share of the accused that are not members": alarms / (hits + alarms),
-        "divide by all who are accused, members too": hits / alarms,
         "that is the share of members among all people, before any attack": 0.003,
     }
     truth = hits / (hits + alarms)
-    print(judge(answer, truth, mistakes, 0.02 * truth + 1e-6))
+    print(judge(answer, truth, mistakes, 0.02 * truth + 1e-6, "fraction"))
 
 
 # ------------------------------------------------------------------ 07: a shadow
@@ -310,7 +312,7 @@ def other_pipelines(answer: object, pipelines: int) -> None:
         "those are all pipelines; each image is in half of them": pipelines,
         "the attacked pipeline is one, not two": half - 2,
     }
-    print(judge(answer, half - 1, mistakes, 0, percent=False))
+    print(judge(answer, half - 1, mistakes, 0))
 
 
 # ------------------------------------------------------------------ 08: the audit
@@ -352,7 +354,7 @@ def thrown_out(answer: object, released: Sequence[float], training: Sequence[flo
             int((released < np.median(test)).sum())
         ),
     }
-    print(judge(answer, truth, mistakes, 0, percent=False))
+    print(judge(answer, truth, mistakes, 0))
 
 
 # ------------------------------------------------------------------ 10: the comparison

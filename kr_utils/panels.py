@@ -182,16 +182,16 @@ def labels_panel(images: np.ndarray, logits: np.ndarray, class_names: tuple[str,
 
 
 def threshold_panel(scored: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], interactive: bool) -> None:
-    """Move the attacker's threshold, down to a single false accusation.
+    """Move the attacker's threshold, down to no false accusation at all.
 
     scored : model title -> attack -> (member scores, non-member scores)
     """
 
     def draw(model: str, attack: str, alarms: float) -> Drawn:
         members, others = scored[model][attack]
-        # The highest threshold at which so many outsiders are accused
-        allowed = max(1, round(alarms / 100 * len(others)))
-        level = float(np.sort(others)[::-1][allowed - 1])
+        # The lowest threshold at which no more outsiders are accused (`metrics.tpr_at_fpr`): above the next one
+        allowed, ranked = int(alarms / 100 * len(others) + 1e-9), np.sort(others)[::-1]
+        level = float(np.nextafter(ranked[allowed], np.inf) if allowed < len(others) else min(*members, *others))
         tpr, fpr = float((members >= level).mean()), float((others >= level).mean())
         words = f"{model}, {attacks.TITLES[attack]}: of 1,000 members {1000 * tpr:.0f} are found, and of 1,000 others "
         words += f"{1000 * fpr:.0f} are accused wrongly (advantage {tpr - fpr:+.2f})."

@@ -168,14 +168,14 @@ def _short(name: str, length: int = 18) -> str:
 
 def pipeline() -> Figure:
     """The stages of Knowledge Recycling and what flows between them."""
-    figure, axis = _subplots(figsize=(9.6, 4.6))
-    axis.set(xlim=(0, 12), ylim=(-1.4, 4.9))
+    figure, axis = _subplots(figsize=(9.6, 4.0))
+    axis.set(xlim=(0, 12.4), ylim=(0, 5.3))
     axis.axis("off")
 
     # Boxes: left, bottom, width, text, colour
     boxes = {
         "real": (0.1, 2.0, 1.5, "Real\ntraining\nimages", "#E8E8E8"),
-        "val": (5.1, -1.2, 2.2, "Real validation\nimages", "#E8E8E8"),
+        "val": (5.5, 2.0, 1.6, "Real\nvalidation\nimages", "#E8E8E8"),
         "teacher": (2.5, 3.4, 1.9, "01 Teacher\nreal baseline", "#CFE3F3"),
         "generator": (2.5, 0.6, 1.9, "02 Generator\ndiffusion", "#CFE3F3"),
         "selection": (5.1, 0.6, 2.2, "03 Checkpoints\n04 Tuning\n(validation CAS)", "#D5EEDF"),
@@ -204,19 +204,24 @@ def pipeline() -> Figure:
     link((4.4, 1.17), (5.1, 1.17))
     link((7.3, 1.17), (8.0, 1.17))
     link((4.4, 3.97), (8.0, 3.97), "soft labels (Generative Knowledge Distillation)", (6.2, 4.1))
-    link((4.2, 3.4), (5.7, 1.75), "filter", (5.3, 2.75))
+    link((3.6, 3.4), (5.3, 1.75), "soft labels,\nfilter", (3.75, 2.4))
     link((8.9, 1.75), (8.9, 3.4), "images", (9.3, 2.5))
     link((9.8, 3.97), (10.5, 3.97))
     link((9.5, 3.4), (10.5, 1.5))
     link((9.8, 1.17), (10.5, 1.17))
-    link((6.2, -0.05), (6.2, 0.6))
+    link((6.3, 2.0), (6.3, 1.75), shrinkA=2, shrinkB=2)
     link((11.2, 3.15), (11.2, 3.4), shrinkA=2, shrinkB=2)
     link((11.2, 2.0), (11.2, 1.75), shrinkA=2, shrinkB=2)
 
-    # What chooses an epoch, and what is attacked besides
-    link((5.25, -0.05), (4.25, 3.4), "epoch", (4.62, 2.0), ls="--", lw=1)
-    link((7.2, -0.05), (8.2, 3.4), "epoch", (7.6, 2.2), ls="--", lw=1)
-    link((4.4, 3.55), (10.5, 1.35), ls="--", lw=1)
+    # What chooses an epoch; what else the attacks need, around everything
+    dashed = {"ls": "--", "lw": 1}
+    link((5.5, 2.57), (4.2, 3.4), "epoch", (5.15, 3.0), **dashed)
+    link((7.1, 2.57), (8.2, 3.4), "epoch", (7.95, 2.7), **dashed)
+    ways = (([3.45, 3.45, 12.25, 12.25], [4.6, 5.0, 5.0, 1.17], (11.9, 1.17), "attacked, too", (7.9, 5.08)),)
+    ways += (([0.85, 0.85, 11.2], [1.95, 0.1, 0.1], (11.2, 0.6), "members", (6.2, 0.18)),)
+    for x, y, end, text, at in ways:
+        axis.plot(x, y, color=arrow["color"], **dashed)
+        link((x[-1], y[-1]), end, text, at, **dashed, shrinkA=0)
     return figure
 
 
@@ -397,17 +402,23 @@ def threshold(members: np.ndarray, non_members: np.ndarray, level: float, title:
     """
     figure, (left, right) = _subplots(1, 2, figsize=(8.4, 3.3), width_ratios=(3, 2))
 
-    # Both histograms on the same edges; the lowest hundredth is put into the first bin
-    low, high = np.quantile(np.concatenate([members, non_members]), [0.01, 1])
-    edges = np.linspace(min(low, level), max(high, level) + 1e-9, 40)
+    # Both histograms on the same edges, by decades: most images have scores of nearly zero, and there they differ
+    pooled = np.append(np.concatenate([members, non_members]), level)
+    small = max(float(np.quantile(np.abs(pooled), 0.02)), float(np.abs(pooled).max()) / 1e8, 1e-300)
+    left.set_xscale("symlog", linthresh=small)
+    bent = left.xaxis.get_transform()
+    low, high = bent.transform(np.array([pooled.min(), pooled.max()]))
+    rim = 0.02 * (high - low) + 1e-9
+    edges = bent.inverted().transform(np.linspace(low - rim, high + rim, 40))
     for scores, name, key, line in ((members, "members", "real", "-"), (non_members, "others", "student", "--")):
-        clipped = np.clip(scores, edges[0], edges[-1])
-        left.hist(clipped, edges, density=True, histtype="step", lw=2, ls=line, label=name, color=COLOURS[key])
+        share = np.full(len(scores), 1 / len(scores))
+        left.hist(scores, edges, weights=share, histtype="step", lw=2, ls=line, label=name, color=COLOURS[key])
     left.axvline(level, color="black", ls=":", lw=1.5)
-    left.axvspan(level, edges[-1], color="#F2F2F2", lw=0, zorder=0)
-    left.set(xlabel=title, ylabel="density", yscale="log", xlim=(edges[0], edges[-1]))
+    left.axvspan(level, edges[-1], color="#E4E4E4", lw=0, zorder=0)
+    left.set(xlabel=title, ylabel="share of the images", xlim=(edges[0], edges[-1]))
+    left.xaxis.get_major_locator().set_params(numticks=5)
+    left.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}" if value else "0")
     left.set_title("grey: called a member", fontsize=10)
-    _plain_numbers(left.yaxis)
 
     # The ROC on log axes, down to a single false alarm
     tpr, fpr = (float((scores >= level).mean()) for scores in (members, non_members))

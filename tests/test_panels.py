@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kr_utils import panels, plots, sampling
+from kr_utils import metrics, panels, plots, sampling
 
 NAMES = tuple("abcdefghij")
 RNG = np.random.default_rng(0)
@@ -149,12 +149,15 @@ def test_the_threshold_reaches_the_corner_where_few_are_accused_wrongly(shown):
     alarms = knobs[-1]
     alarms.value = 1.0
     members, others = PAIR
-    level = np.sort(others)[-2]  # two of 200
     told = re.search(r">([^<]+)</p>", picture.value)[1]
-    assert f"of 1,000 members {1000 * (members >= level).mean():.0f} are found" in told
+    found = metrics.tpr_at_fpr(members, others, 0.01)  # what notebook 06 asks for: two of 200 may be accused wrongly
+    assert f"of 1,000 members {1000 * found:.0f} are found" in told
     assert "of 1,000 others 10 are accused wrongly" in told
     alarms.value = alarms.base**alarms.min
-    assert "of 1,000 others 5 are accused wrongly" in picture.value, "a single one of 200"
+    assert f"of 1,000 members {1000 * (members > others.max()).mean():.0f} are found" in picture.value
+    assert "of 1,000 others 0 are accused wrongly" in picture.value, "0.1 % of 200 is nobody"
+    alarms.value = 100.0
+    assert "of 1,000 members 1000 are found, and of 1,000 others 1000 are accused wrongly" in picture.value
 
 
 def test_the_threshold_figure_says_the_rates_and_keeps_its_line_inside_the_axes():
