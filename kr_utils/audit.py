@@ -261,7 +261,8 @@ def clustered_mean(
 
 
 def _bootstrap(table: dict[str, np.ndarray], seed: int, draws: int) -> tuple[dict, list[dict[str, np.ndarray]]]:
-    """Each measure of the decisions, and its draws: of cells, groups, pipelines, and of pipelines and groups at once.
+    """Each measure of the decisions, and its draws: of cells (a group in a pipeline), groups, pipelines, pipelines and
+    groups at once, and single decisions.
 
     The same seed draws the same clusters whatever the scores are.
     """
@@ -286,8 +287,10 @@ def _bootstrap(table: dict[str, np.ndarray], seed: int, draws: int) -> tuple[dic
         return {name: np.concatenate([part[name] for part in parts]) for name in found}
 
     cell = np.unique(pipeline * groups + group, return_inverse=True)[1]
-    single = [resampled(CLUSTERED_DRAWS, each) for each in (cell, group, pipeline)]
-    return {name: value for name, (value,) in found.items()}, [*single, resampled(draws, pipeline, group)]
+    of = [resampled(CLUSTERED_DRAWS, each) for each in (cell, group, pipeline)] + [resampled(draws, pipeline, group)]
+    alone = cell.max() + 1 == len(member)  # each group a single record
+    of.append(of[0] if alone else resampled(CLUSTERED_DRAWS, np.arange(len(member))))
+    return {name: value for name, (value,) in found.items()}, of
 
 
 def _interval(name: str, value: float, draws: Sequence[np.ndarray], places: tuple[int, int], least: float) -> Row:
@@ -296,7 +299,7 @@ def _interval(name: str, value: float, draws: Sequence[np.ndarray], places: tupl
     places : pipelines and groups; least : the smallest value there is
     """
     # Standard error: over records, and what pipelines add
-    cells, by_group, by_pipeline, both = draws
+    cells, by_group, by_pipeline, both, single = draws
     spread, few = both - value, places[0] / max(1, places[0] - 1)
     alone, record_part = cells.var(), by_group.var()
     pipeline_part = max(0.0, few * by_pipeline.var() - alone)
@@ -307,7 +310,8 @@ def _interval(name: str, value: float, draws: Sequence[np.ndarray], places: tupl
     low, high = np.clip(value + scale * np.quantile(spread, [0.025, 0.975]), least, 1)
     row = {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
     row |= {f"{name}_error": float(variance**0.5), f"{name}_freedom": float(freedom)}
-    return row | {f"{name}_design": float(variance / alone) if alone > 0 else 1.0}
+    independent = single.var()  # decisions of one group are not, so that their cells have more
+    return row | {f"{name}_design": float(variance / independent) if independent > 0 else 1.0}
 
 
 def _freedom(*parts: tuple[float, int]) -> float:
@@ -385,6 +389,7 @@ def worst_case(
     scores: np.ndarray,
     inside: np.ndarray,
     *,
+    by: np.ndarray,
     share: float = 0.05,
     groups: np.ndarray | None = None,
     seed: int = 0,
@@ -392,31 +397,32 @@ def worst_case(
 ) -> Row:
     """The records that leak most, chosen in one half of the pipelines and attacked in the other, then swapped.
 
-    A record's vulnerability is its mean score inside less that outside. Chosen where they are scored, the worst of many
-    records would look bad by luck alone (Aerni et al. 2024 on worst cases and their honest choice).
+    A record's vulnerability is the mean of `by` inside less that outside. Chosen where they are scored, the worst of
+    many records would look bad by luck alone (Aerni et al. 2024 on worst cases and their honest choice). So they would
+    if they were chosen by scores that were made with shadows of the other half: these carry its luck along.
 
     Parameters
     ----------
     scores, inside, groups, seed, draws : as for `pooled`, of at least four pipelines
+    by : what each pipeline alone says of each record [N, n], higher for likelier members, such as the scaled logit
     share : of the records that are called worst
 
     Returns
     -------
     as `pooled`, of the chosen decisions only, and "chosen": the records that both halves chose, sorted
     """
-    scores, inside = np.asarray(scores, dtype=np.float64), np.asarray(inside).astype(bool)
-    if scores.ndim != 2 or scores.shape != inside.shape or len(scores) < 4 or not 0 < share <= 1:
-        raise InputError(f"worst cases of scores {scores.shape}, memberships {inside.shape} and a share of {share}; "
-                         "they take at least four pipelines, and a share in (0, 1]")  # fmt: skip
+    scores, by = (np.asarray(values, dtype=np.float64) for values in (scores, by))
+    inside = np.asarray(inside).astype(bool)
+    if scores.ndim != 2 or not scores.shape == inside.shape == by.shape or len(scores) < 4 or not 0 < share <= 1:
+        shapes = f"scores {scores.shape}, memberships {inside.shape}, what to choose by {by.shape}"
+        raise InputError(f"worst cases of {shapes} and a share of {share}; at least four pipelines, a share in (0, 1]")
 
     # Pairs of pipelines that complete one another stay together
     first = np.arange(len(scores)) // 2 % 2 == 0
     counted, chosen = np.zeros(scores.shape, dtype=bool), []
     for choose, attacked in ((first, ~first), (~first, first)):
         side_in, side_out = inside[choose], ~inside[choose]
-        mean_in, mean_out = (
-            (scores[choose] * side).sum(0) / np.maximum(side.sum(0), 1) for side in (side_in, side_out)
-        )
+        mean_in, mean_out = ((by[choose] * side).sum(0) / np.maximum(side.sum(0), 1) for side in (side_in, side_out))
         known = side_in.any(0) & side_out.any(0)
         gap = np.where(known, mean_in - mean_out, -np.inf)
         worst = np.argsort(-gap, kind="stable")[: max(1, round(share * len(gap)))]

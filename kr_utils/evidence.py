@@ -97,8 +97,13 @@ def lira(phi: np.ndarray, inside: np.ndarray, form: str = "online") -> np.ndarra
 
     phi : [N, n] or [N, n, Q]; inside : bool [N, n]
     """
-    variance = "own" if len(phi) >= MANY_SHADOWS else "fixed"
-    return each_target(lambda t: shadow_attacks.lira(phi, inside, t, form=form, variance=variance), len(phi), "lira")
+    how = {"form": form, "variance": _variance(len(phi))}
+    return each_target(lambda t: shadow_attacks.lira(phi, inside, t, **how), len(phi), "lira")
+
+
+def _variance(pipelines: int) -> str:
+    """Which variance of LiRA so many pipelines can carry."""
+    return "own" if pipelines >= MANY_SHADOWS else "fixed"
 
 
 def each_target(attack: Callable[[int], np.ndarray], pipelines: int, kind: str = "") -> np.ndarray | None:
@@ -196,7 +201,8 @@ def on_images(distance: np.ndarray, inside: np.ndarray) -> Scores:
     for name, form in FORMS.items():
 
         def calibrated(target: int, form: str = form) -> np.ndarray:
-            return shadow_attacks.calibrated_distance(distance, inside, target, form=form)
+            how = {"form": form, "variance": _variance(len(distance))}
+            return shadow_attacks.calibrated_distance(distance, inside, target, **how)
 
         found[name] = each_target(calibrated, len(distance), "lira")
     return found
@@ -220,10 +226,35 @@ def on_weights(losses: np.ndarray, inside: np.ndarray) -> Scores:
     for name, form in FORMS.items():
 
         def scored(target: int, form: str = form) -> np.ndarray:
-            return shadow_attacks.denoising(losses, inside, target, form=form)
+            return shadow_attacks.denoising(losses, inside, target, form=form, variance=_variance(n))
 
         found[name] = each_target(scored, n, "best_sigma")
     return found
+
+
+def exposed(
+    z: np.ndarray,
+    labels: np.ndarray,
+    inside: np.ndarray,
+    canary: np.ndarray,
+    *,
+    groups: np.ndarray,
+    **how: int,
+) -> dict:
+    """The ordinary records of a classifier that leak most, under the attack that curves show: `audit.worst_case`.
+
+    Parameters
+    ----------
+    z, labels, inside : as for `on_classifiers`; canary : bool [n]
+    groups : whose each record is [n]
+    **how : seed and draws of the bootstrap
+    """
+    phi = shadow_attacks.scaled_logit(z, labels[:, None])
+    scores, said = lira(phi, inside), phi.mean(2)
+    if scores is None:  # too few shadows
+        scores = np.stack([attacks.scores(each, labels)["loss"] for each in z[:, :, 0]])
+    kept = [values[:, ~canary] for values in (scores, inside, said)]
+    return audit.worst_case(*kept[:2], by=kept[2], groups=groups[~canary], **how)
 
 
 # ------------------------------------------------------------------ rows

@@ -166,22 +166,25 @@ def tune_a(
 ) -> float:
     """The a of offline RMIA that attacks a shadow best, by AUC (Zarifzadeh et al. 2024, appendix B.2).
 
-    The shadow plays the target: the attacker trained it and knows what it saw. The true target takes no part. Of
+    The shadow plays the target: the attacker trained it and knows what it saw. The true target takes no part, nor does
+    its twin (`audit.halves` makes 2k and 2k + 1 complements), whose memberships are the target's turned round. Of
     equally good values the smallest is taken.
 
     Parameters
     ----------
     p, inside, target, p_z, gamma : as for `rmia`, of at least six pipelines; of row `target` no use is made at all
-    shadow : the pipeline to tune on; None: the one after the target
+    shadow : the pipeline to tune on; None: the second after the target, which is not its twin
 
     Returns
     -------
     a, of `A_GRID`
     """
     p, inside = _checked(p, inside, target, "tune_a")
-    shadow = (target + 1) % len(p) if shadow is None else shadow
-    if shadow == target:
-        raise InputError(f"RMIA's a would be tuned on its target, pipeline {target}; choose another shadow")
+    shadow = (target + 2) % len(p) if shadow is None else shadow
+    if shadow in (target, target ^ 1):
+        raise InputError(
+            f"RMIA's a would be tuned on its target, pipeline {target}, or the twin; choose another shadow"
+        )
     aucs = []
     for a in A_GRID:
         scores = _rmia(p, inside, [shadow, target], p_z, gamma, a)
@@ -417,7 +420,7 @@ def denoising(
 def best_sigma(
     losses: np.ndarray, inside: np.ndarray, target: int, *, form: str = "online", variance: str = "fixed"
 ) -> int:
-    """The noise level at which LiRA attacks the shadows best, by mean AUC; the target takes no part.
+    """The noise level at which LiRA attacks the shadows best, by mean AUC; neither the target nor its twin is one.
 
     Parameters
     ----------
@@ -428,7 +431,7 @@ def best_sigma(
     index of the level
     """
     losses, inside = _checked(losses, inside, target, "best_sigma")
-    shadows = [k for k in range(len(losses)) if k != target]
+    shadows = [k for k in range(len(losses)) if k not in (target, target ^ 1)]
     if not (losses[shadows] > 0).all():
         raise InputError("a denoising loss is not above 0; its logarithm is attacked")
 
