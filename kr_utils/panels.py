@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from IPython.display import Javascript, display
 from matplotlib.figure import Figure
+from scipy.stats import norm
 
 from kr_utils import attacks, metrics, plots
 
@@ -211,37 +212,50 @@ def threshold_panel(scored: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]],
 
 
 def lira_panel(
-    phi: np.ndarray, inside: np.ndarray, canary: np.ndarray, shown: dict[str, int], interactive: bool
+    phi: np.ndarray, inside: np.ndarray, canary: np.ndarray, shown: Sequence[int], interactive: bool
 ) -> None:
-    """A record's scores in pipelines with and without it, and to which of the two the attacked pipeline's is nearer.
+    """A record's scores in pipelines with and without it, and what online LiRA makes of the attacked pipeline's.
+
+    The shadows are all pipelines but the target and its twin, and each side has one variance for all records.
 
     Parameters
     ----------
-    phi : scaled logits [N, n]; inside : bool [N, n]; canary : bool [n]
-    shown : name -> record, of the static twin
+    phi : scaled logits [N, n]; inside : bool [N, n], of `audit.halves`; canary : bool [n]
+    shown : the records of the static twin; the first is where the live panel begins
     """
 
     def draw(target: int, record: int) -> Drawn:
-        shadows = np.arange(len(phi)) != target
-        inner, outer = (phi[shadows & (inside[:, record] == side), record] for side in (True, False))
-        words = f"{'canary' if canary[record] else 'record'} {record}, target {target}: "
-        if len(inner) and len(outer):
-            member = abs(phi[target, record] - inner.mean()) < abs(phi[target, record] - outer.mean())
-            words += f"the target speaks as {'a member' if member else 'a non-member'} would"
+        shadows = ~np.isin(np.arange(len(phi)), (target, target ^ 1))
+        sides = [inside[shadows] == side for side in (True, False)]
+        inner, outer = (phi[shadows, record][side[:, record]] for side in sides)
+        words, spreads = f"{'canary' if canary[record] else 'record'} {record}, target {target}: ", (1.0, 1.0)
+        if len(inner) > 1 and len(outer) > 1:
+            spreads = [_pooled_spread(phi[shadows], side) for side in sides]
+            density = [norm.logpdf(phi[target, record], np.mean(x), s) for x, s in zip((inner, outer), spreads)]
+            score = density[0] - density[1]
+            words += f"score {score:+.1f}, the target speaks as {'a member' if score > 0 else 'a non-member'} would"
         else:
-            words += "no shadows on both sides"
+            words += "too few shadows on both sides"
         words += f"; in truth it is {'a member' if inside[target, record] else 'a non-member'}"
         title = words.replace(" as ", " as\n")
-        return plots.in_and_out(inner, outer, phi[target, record], "score log(p / (1 - p))", title), words
+        return plots.in_and_out((inner, outer), spreads, phi[target, record], "score log(p / (1 - p))", title), words
 
     if not interactive:
-        return static(*(draw(0, int(record)) for record in shown.values()))
+        return static(*(draw(0, int(record)) for record in shown))
     import ipywidgets as widgets
 
     target = widgets.IntSlider(0, min=0, max=len(phi) - 1, description="target", continuous_update=False)
-    first = int(next(iter(shown.values())))
+    first = int(shown[0])
     record = widgets.IntSlider(first, min=0, max=phi.shape[1] - 1, description="record", continuous_update=False)
     return live("record", [target, record], draw)
+
+
+def _pooled_spread(phi: np.ndarray, side: np.ndarray) -> float:
+    """Standard deviation about the records' own means, one for all records; phi [N, n], side : bool [N, n]."""
+    count = side.sum(0)
+    mean = (phi * side).sum(0) / np.maximum(count, 1)
+    own = ((phi - mean) ** 2 * side).sum(0) / np.maximum(count, 1)
+    return max(float(own[count > 0].mean() ** 0.5), 1e-3)
 
 
 def record_panel(

@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, LogLocator, NullLocator
 
 from kr_utils import metrics, owned
 
@@ -579,10 +579,11 @@ def volume_curve(points: list[dict], references: dict[str, tuple[float, float]],
         style = {"color": (COLOURS["real"], COLOURS["control"])[k % 2], "ls": ("--", "-.")[k % 2], "lw": 1.3}
         axes[0].axhline(level, label=name, **style)
         axes[1].axhline(100 * right, **style)
-    apart = [p for before, p in zip([None, *points], points) if not before or p["volume"] > 1.3 * before["volume"]]
-    for point in apart:  # two names at one place cannot be read
+    for k, point in enumerate(points):
+        close = x[k + 1 :] and x[k + 1] < 1.3 * x[k]  # then its name stands on the left
+        where = {"xytext": (-4 if close else 4, 6), "ha": "right" if close else "left", "fontsize": 7}
         for axis, y in ((axes[0], point["auc"]), (axes[1], 100 * point["accuracy"])):
-            axis.annotate(point["name"], (point["volume"], y), (3, 6), textcoords="offset points", fontsize=7)
+            axis.annotate(point["name"], (point["volume"], y), textcoords="offset points", **where)
     for axis, label in zip(axes, (f"AUC of {attack}", "accuracy on non-members (%)")):
         axis.set(xscale="log", xlabel="different synthetic images / real images", ylabel=label)
         _plain_numbers(axis.xaxis)
@@ -594,12 +595,14 @@ def volume_curve(points: list[dict], references: dict[str, tuple[float, float]],
 def privacy_plane(points: list[dict], xlabel: str) -> Figure:
     """Accuracy against the attack's AUC, a numbered point per artefact: up is more useful, to the left leaks less.
 
+    Accuracies stand on a log scale of their errors: most artefacts lie close together at the top, DP-SGD far below.
+
     points : name, auc, auc_low, auc_high, accuracy, key (of `COLOURS`)
     """
     figure, (axis, names) = _subplots(1, 2, figsize=(8.2, 4.4), width_ratios=(3, 1.3))
     keys = list(dict.fromkeys(point["key"] for point in points))
     for number, point in enumerate(points, 1):
-        x, y, k = point["auc"], 100 * point["accuracy"], keys.index(point["key"])
+        x, y, k = point["auc"], _error(point["accuracy"]), keys.index(point["key"])
         spread = [[max(0, x - point["auc_low"])], [max(0, point["auc_high"] - x)]]
         style = {"color": COLOURS[point["key"]], "fmt": MARKERS[k % 7], "capsize": 2, "markersize": 7, "lw": 1}
         axis.errorbar(x, y, xerr=spread, **style)
@@ -613,9 +616,19 @@ def privacy_plane(points: list[dict], xlabel: str) -> Figure:
     axis.axvline(0.5, color=COLOURS["chance"], lw=1, ls=":")
     axis.set(xlabel=xlabel, ylabel="accuracy on non-members (%)")
     axis.margins(0.12)
+    axis.set_yscale("log")
+    axis.invert_yaxis()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(lambda error, _: f"{100 - error:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
     figure.draw_without_rendering()  # where the points come to lie
-    _numbered(axis, np.array([[point["auc"], 100 * point["accuracy"]] for point in points]))
+    _numbered(axis, np.array([[point["auc"], _error(point["accuracy"])] for point in points]))
     return figure
+
+
+def _error(accuracy: float) -> float:
+    """In percent, as the log scale of `privacy_plane` shows it: at least a tenth."""
+    return max(100 - 100 * accuracy, 0.1)
 
 
 def _numbered(axis: Axes, points: np.ndarray) -> None:
@@ -633,15 +646,19 @@ def _numbered(axis: Axes, points: np.ndarray) -> None:
         axis.annotate(str(number), at, tuple(offset), **style, **line)
 
 
-def in_and_out(inner: np.ndarray, outer: np.ndarray, target: float, xlabel: str, title: str) -> Figure:
-    """A record's scores in pipelines with it and without it, each with its Gaussian; the target's as a line."""
+def in_and_out(
+    sides: tuple[np.ndarray, np.ndarray], spreads: Sequence[float], target: float, xlabel: str, title: str
+) -> Figure:
+    """A record's scores in pipelines with it and without it, each with a Gaussian; the target's as a line.
+
+    sides : scores with and without; spreads : the Gaussians' standard deviations
+    """
     figure, axis = _subplots(figsize=(5.6, 3.0))
-    low, high = np.min([*inner, *outer, target]), np.max([*inner, *outer, target])
+    low, high = np.min([*sides[0], *sides[1], target]), np.max([*sides[0], *sides[1], target])
     line = np.linspace(low - 0.2 * (high - low + 1), high + 0.2 * (high - low + 1), 200)
-    for k, (name, values, colour) in enumerate((("with it", inner, "real"), ("without it", outer, "student"))):
-        style = {"color": COLOURS[colour], "ls": ("-", "--")[k]}
+    for k, (name, colour) in enumerate((("with it", "real"), ("without it", "student"))):
+        style, values, spread = {"color": COLOURS[colour], "ls": ("-", "--")[k]}, sides[k], spreads[k]
         if len(values):
-            spread = max(float(np.std(values)), 1e-3)
             density = np.exp(-((line - np.mean(values)) ** 2) / (2 * spread**2)) / spread / (2 * np.pi) ** 0.5
             axis.plot(line, density, label=f"shadows {name}", **style)
         axis.plot(values, np.full(len(values), -0.03 * (k + 1)), ("|", "x")[k], color=COLOURS[colour], markersize=8)

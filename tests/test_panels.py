@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kr_utils import metrics, panels, plots, sampling
+from kr_utils import metrics, panels, plots, sampling, shadow_attacks
 
 NAMES = tuple("abcdefghij")
 RNG = np.random.default_rng(0)
@@ -35,8 +35,8 @@ def show(name, interactive, model):
         "labels": lambda: panels.labels_panel(IMAGES[:4], 3 * np.eye(10)[:4], NAMES, interactive),
         "threshold": lambda: panels.threshold_panel(SCORED, interactive),
         "record": lambda: panels.record_panel(IMAGES, {"real": PAIR, "images": PAIR[::1]}, interactive),
-        "lira": lambda: panels.lira_panel(PHI, INSIDE, CANARY, {"one": 3, "other": 4}, interactive),
-        "lira of two": lambda: panels.lira_panel(PHI[:2], INSIDE[:2], CANARY, {"one": 3, "other": 4}, interactive),
+        "lira": lambda: panels.lira_panel(PHI, INSIDE, CANARY, [3, 4], interactive),
+        "lira of two": lambda: panels.lira_panel(PHI[:2], INSIDE[:2], CANARY, [3, 4], interactive),
     }
     call[name]()
 
@@ -200,3 +200,18 @@ def test_the_checkpoint_panel_says_which_was_chosen_and_what_is_as_good(shown):
     step.value = 10
     assert "too far below" in picture.value
     assert "(chosen)" not in picture.value
+
+
+def test_the_record_panel_of_the_audit_says_what_the_library_says(shown):
+    """Twin set aside, one variance for all records; the number of marks gives no membership away."""
+    panels.lira_panel(PHI, INSIDE, CANARY, [3, 4], True)
+    (target, record), picture = parts(shown[-1])
+    for which in (0, 3, 5):
+        target.value = which
+        scores = shadow_attacks.lira(PHI, INSIDE, which)
+        for k in (0, 3, 19):
+            record.value = k
+            assert f"score {scores[k]:+.1f}, the target speaks as a {'' if scores[k] > 0 else 'non-'}" in picture.value
+    figure = plots.in_and_out(([1.0, 2.0], [0.0]), (1.0, 2.0), 1.5, "x", "t")
+    peaks = [line.get_ydata().max() for line in figure.axes[0].lines if len(line.get_xdata()) == 200]
+    assert peaks[0] == pytest.approx(2 * peaks[1], rel=0.01), "each hump has the width that it is given"

@@ -103,7 +103,7 @@ def test_real_training_and_student_differ_in_grey_and_no_legend_lies_over_data()
     assert (real.get_markerfacecolor(), student.get_markerfacecolor()) == ("white", plots.COLOURS["student"])
     scores = np.linspace(0, 1, 30)
     figures += [plots.curves({"a": ([1, 2], [3, 4])}, "x", "y"), plots.roc({"m": ([scores], [scores], "real")}, "t")]
-    figures.append(plots.in_and_out(scores, scores, 0.5, "x", "t"))
+    figures.append(plots.in_and_out((scores, scores), (1, 1), 0.5, "x", "t"))
     for figure in figures:
         figure.draw_without_rendering()
         legend = figure.legends[0].get_window_extent()
@@ -161,5 +161,8 @@ def test_numbers_of_the_plane_cover_neither_one_another_nor_a_point():
     assert set(numbers) == {str(k) for k in range(1, 12)}
     boxes = list(numbers.values())
     assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])
-    places = axis.transData.transform([(p["auc"], 100 * p["accuracy"]) for p in points])
+    places = axis.transData.transform([(p["auc"], 100 - 100 * p["accuracy"]) for p in points])
+    assert places[0, 1] > places[-2, 1], "more accurate stands higher"
+    shown = {label.get_text() for label in axis.get_yticklabels() if label.get_text()}
+    assert {"98", "95", "90", "80"} <= shown, "accuracies, not errors"
     assert not any(box.contains(*place) for box in boxes for place in places)

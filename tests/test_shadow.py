@@ -593,7 +593,7 @@ def test_other_figures_name_what_they_show():
             {"real training": (0.6, 0.95)},
         ),
         plots.privacy_plane(points, "AUC"),
-        plots.in_and_out(np.array([1.0, 2.0]), np.array([0.0, 0.5]), 1.5, "x", "t"),
+        plots.in_and_out((np.array([1.0, 2.0]), np.array([0.0, 0.5])), (1, 1), 1.5, "x", "t"),
     ]
     words = [" ".join(text.get_text() for text in figure.findobj(Text)) for figure in figures]
     assert "1x" in words[0]
