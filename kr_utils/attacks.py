@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.special import log_softmax
-from scipy.stats import rankdata
 
 from kr_utils import metrics
 
@@ -199,17 +198,10 @@ def auc_difference(
     differences = []
     for _ in range(draws):
         i, j = rng.integers(m, size=m), rng.integers(n, size=n)
-        differences.append(_rank_auc(first[0][i], first[1][j]) - _rank_auc(second[0][i], second[1][j]))
+        differences.append(metrics.rank_auc(first[0][i], first[1][j]) - metrics.rank_auc(second[0][i], second[1][j]))
     low, high = np.quantile(differences, [0.025, 0.975])
     value = metrics.attack_auc(*first) - metrics.attack_auc(*second)
     return {"difference": float(value), "low": float(low), "high": float(high)}
-
-
-def _rank_auc(members: np.ndarray, non_members: np.ndarray) -> float:
-    """Mann-Whitney form of the AUC, without scikit-learn's checks: for the inside of a loop."""
-    ranks = rankdata(np.concatenate([members, non_members]))
-    m, n = len(members), len(non_members)
-    return (ranks[:m].sum() - m * (m + 1) / 2) / (m * n)
 
 
 def negative_control(
@@ -237,7 +229,7 @@ def negative_control(
         inside, outside = order[:m], order[m:]
         scored = attack(logits[inside], labels[inside], logits[outside], labels[outside], seed + k)
         for name, pair in scored.items():
-            aucs[name].append(_rank_auc(*pair))
+            aucs[name].append(metrics.rank_auc(*pair))
 
     # Mean and range over draws
     out = {}

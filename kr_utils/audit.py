@@ -203,7 +203,7 @@ def pooled(
         if blind is None:
             row |= {key: None for key in row if key.startswith(name)}
 
-    within = [_rank_auc(table["score"][k & member], table["score"][k & ~member])
+    within = [metrics.rank_auc(table["score"][k & member], table["score"][k & ~member])
               for k in pipeline == np.arange(places[0])[:, None]]  # fmt: skip
     row["auc_within"] = float(np.nanmean(within))
     return row | {"members": int(member.sum()), "non_members": out, "pipelines": int(places[0]), "records": records}
@@ -319,14 +319,6 @@ def _freedom(*parts: tuple[float, int]) -> float:
     total = sum(variance for variance, _ in parts)
     against = sum(variance**2 / max(1, clusters - 1) for variance, clusters in parts)
     return max(1.0, total**2 / against) if against > 0 else 1e9
-
-
-def _rank_auc(members: np.ndarray, non_members: np.ndarray) -> float:
-    """AUC by ranks (Mann and Whitney), or nan where one side is empty."""
-    m, k = len(members), len(non_members)
-    if m == 0 or k == 0:
-        return float("nan")
-    return (stats.rankdata(np.concatenate([members, non_members]))[:m].sum() - m * (m + 1) / 2) / (m * k)
 
 
 def _decisions(

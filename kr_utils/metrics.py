@@ -145,6 +145,17 @@ def attack_auc(members: np.ndarray, non_members: np.ndarray) -> float:
     return float(roc_auc_score(truth, scores))
 
 
+def rank_auc(members: np.ndarray, non_members: np.ndarray) -> float:
+    """`attack_auc` by ranks (Mann and Whitney), without scikit-learn's checks: for the inside of a loop.
+
+    nan where one side is empty
+    """
+    m, n = len(members), len(non_members)
+    if m == 0 or n == 0:
+        return float("nan")
+    return float((stats.rankdata(np.concatenate([members, non_members]))[:m].sum() - m * (m + 1) / 2) / (m * n))
+
+
 def bootstrap_auc(
     members: np.ndarray, non_members: np.ndarray, seed: int = 0, draws: int = 1000, level: float = 0.95
 ) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kr_utils import InputError, attacks, audit, evidence, metrics, stages
+from kr_utils import InputError, audit, evidence, metrics, stages
 from kr_utils import shadow_attacks as sa
 
 
@@ -273,7 +273,7 @@ def test_an_effect_of_the_detectable_size_is_found_four_times_out_of_five():
         found = []
         for _ in range(400):
             members, others = draw(size[name]), rng.normal(size=m)
-            row = {"auc_error": ((2 * m + 1) / (12 * m * m)) ** 0.5, "auc": attacks._rank_auc(members, others)}
+            row = {"auc_error": ((2 * m + 1) / (12 * m * m)) ** 0.5, "auc": metrics.rank_auc(members, others)}
             row["tpr_at_1pct_fpr"] = metrics.tpr_at_fpr(members, others, 0.01)
             if name == "detectable_auc":
                 row["tpr_at_1pct_fpr"] = None
@@ -475,7 +475,7 @@ def test_of_nothing_no_record_is_called_exposed(form):
         found["honest"].append(audit.worst_case(scores, inside, by=phi, draws=2)["auc"])
         found["by scores"].append(audit.worst_case(scores, inside, by=scores, draws=2)["auc"])
         bad = np.argsort(-(phi * np.where(inside, 1, -1)).sum(0))[:10]
-        found["naive"].append(attacks._rank_auc(scores[:, bad][inside[:, bad]], scores[:, bad][~inside[:, bad]]))
+        found["naive"].append(metrics.rank_auc(scores[:, bad][inside[:, bad]], scores[:, bad][~inside[:, bad]]))
     means = {name: np.mean(aucs) for name, aucs in found.items()}
     assert means["honest"] == pytest.approx(0.5, abs=4 * np.std(found["honest"]) / 40**0.5)
     assert means["naive"] > 0.6

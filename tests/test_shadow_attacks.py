@@ -22,7 +22,7 @@ def every_target(attack, *arrays, **how):
 
 
 def auc(scores, inside):
-    return attacks._rank_auc(scores[inside], scores[~inside])
+    return metrics.rank_auc(scores[inside], scores[~inside])
 
 
 # Every attack, as a function of phi [N, n] and inside: what the properties below are tried on.
