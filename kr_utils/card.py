@@ -314,7 +314,8 @@ def _audited(audit: Mapping | None) -> list[Block]:
         return [Block("text", SIMPLE)]
     rows = [("artefact", "attack", "AUC [95 %]", "evidence")]
     for row in releasable.matrix(audit):
-        auc = belief.numbers(row["auc"], row["auc_low"], row["auc_high"])
+        numbers = [row[key] for key in ("auc", "auc_low", "auc_high")]
+        auc = "not made: too few pipelines" if None in numbers else belief.numbers(*numbers)
         rows.append((row["artefact"], row["attack"], auc, row["evidence"]))
     told = f"Audit with {audit.get('pipelines', '?')} random-half pipelines on {audit.get('pool', '?')} records. "
     return [Block("text", told + said(audit)), Block("table", rows)]

@@ -474,6 +474,17 @@ def test_the_audit_is_told_row_by_row():
     assert card.SIMPLE not in text
 
 
+def test_an_attack_that_takes_more_pipelines_was_not_made():
+    few = audit()
+    ends = dict.fromkeys(("auc", "auc_low", "auc_high"))
+    few["matrix"] += [{**few["matrix"][1], **ends, "attack": "RMIA", "evidence": "no power"}]
+    found = facts(few)
+    row = "student | RMIA | not made: too few pipelines | no power"
+    assert f"| {row} |" in card.markdown(found)
+    cells = "".join(f"<td>{cell}</td>" for cell in row.split(" | "))
+    assert cells in card.page(found, {"sheet": b"", "closest": b""})
+
+
 def test_an_own_set_s_licence_decides_before_anything_else(tmp_path, capsys):
     folder = tmp_path / "data"
     folder.mkdir()
