@@ -830,7 +830,7 @@ def audit_section(audits: Iterable[dict]) -> str:
                 markdown(curve),
             ]
         pipelines = [short(commit) for commit in audited.commits(found)]
-        commits = short(found["commit"]) + f" (pipelines: {', '.join(pipelines)})" * bool(pipelines)
+        commits = short(found["commit"] or "unknown") + f" (pipelines: {', '.join(pipelines)})" * bool(pipelines)
         made = f"`{audited.command(found)}`; {escape(audited.machines(found))}; commit {escape(commits)}"
         parts.append(f"* {escape(found['title'])}: {made}")
     return "\n\n".join([AUDITS, *parts]) + "\n" if parts else ""

@@ -119,6 +119,7 @@ def test_the_tables_name_size_worst_cases_and_a_command_that_the_driver_takes():
         "* The Student less real training, on the same records: AUC -0.091 [-0.110, -0.070] (LiRA), "
         "accuracy +2.5 [+1.0, +4.0] points." in section
     )
+    assert "commit unknown (pipelines" in results.audit_section([an_audit(commit=None)])
     assert results.audit_section([]) == ""
 
 
