@@ -178,7 +178,12 @@ def warnings(found: Mapping) -> list[str]:
         lines.append(f"The gap to real training says nothing: {student['empty_gap']}.")
     elif student["accuracy"][1] <= student["majority"]:
         lines.append("The Student is not shown to be better than always saying the most frequent class.")
-    return lines + [f"{note[0].upper()}{note[1:]}." for note in found["dataset"]["licence"]["notes"]]
+    return lines + [sentence(note) for note in found["dataset"]["licence"]["notes"]]
+
+
+def sentence(note: str) -> str:
+    """A note as a sentence of its own."""
+    return f"{note[0].upper()}{note[1:]}."
 
 
 def said(audit: Mapping) -> str:
@@ -373,16 +378,18 @@ def _use(found: Mapping) -> list[Block]:
         "--data-root FOLDER"
     )
     stages = [("stage", "manifest"), *run["manifests"].items()]
-    code = f"Commit {run['commit']}; notebook 06 was run on {run['day']} (UTC); PyTorch {run['versions']['torch']}. "
+    commit, torch = run["commit"] or "unknown", run["versions"]["torch"]
+    code = f"Commit {commit}; notebook 06 was run on {run['day']} (UTC); PyTorch {torch}. "
 
-    # Its terms
-    inherited = f"{licence['text']}, as the images that it was made from. {' '.join(f'{n}.' for n in licence['notes'])}"
+    # Its terms: of those that somebody stated the notes say what is known of the images
+    origin = "" if licence["stated"] else ", as the images that it was made from"
+    inherited = " ".join([f"{licence['text']}{origin}.", *map(sentence, licence["notes"])])
     return [
         Block("heading", "Using it"),
         Block("table", listed),
         Block("code", load),
         Block("heading", "Licence"),
-        Block("text", inherited.strip()),
+        Block("text", inherited),
         Block("heading", "Where it comes from"),
         Block("code", "\n".join(run["commands"])),
         Block("text", code + f"SHA-256 of the dataset's content: {run['checksum']}."),

@@ -43,7 +43,8 @@ FORBIDS = (
     r"|\b(no|not|never|without)\b( \w+){0,4} "
     r"(re ?)?(distribut\w*|shar\w+|publish\w*|publication|hand(ed)?|derivatives?)\b"
 )
-NON_COMMERCIAL = "non-commercial: this bundle may not be used commercially, and neither may the images it was made from"
+NON_COMMERCIAL = "non-commercial: this bundle may not be used commercially"
+AND_THEIRS = ", and neither may the images it was made from"  # where their licence is carried over
 ALIKE = "share alike: what is made from this bundle must be handed out under the same licence"
 
 
@@ -53,11 +54,13 @@ class Terms:
 
     text : as a person reads it; hub : the identifier on the Hugging Face Hub, "other" where it has none
     notes : what is carried over with it, in words
+    stated : whether somebody stated these terms; else they are the licence of the images
     """
 
     text: str
     hub: str
     notes: tuple[str, ...]
+    stated: bool = False
 
 
 def terms(licence: str, name: str, own: bool = False, given: str = "") -> Terms:
@@ -85,7 +88,7 @@ def terms(licence: str, name: str, own: bool = False, given: str = "") -> Terms:
     if hub and given:
         raise InputError(f"{name} has a licence, {shown(licence)}, and the bundle inherits it; leave out --terms")
     if hub:
-        return Terms(licence, hub, _notes(licence, hub))
+        return Terms(licence, hub, _notes(licence, hub, AND_THEIRS))
 
     # Nothing is known: who holds the rights may say
     if not own:
@@ -103,7 +106,7 @@ def terms(licence: str, name: str, own: bool = False, given: str = "") -> Terms:
         raise InputError(f"--terms is {shown(given)}, which forbids handing out; name terms that allow it")
     said = f"stated when the bundle was made; the description of the images says {shown(licence)}"
     hub = _hub(given)
-    return Terms(given, hub or "other", (said, *_notes(given, hub)))
+    return Terms(given, hub or "other", (said, *_notes(given, hub)), stated=True)
 
 
 def forbids(text: str) -> bool:
@@ -137,6 +140,6 @@ def _short(text: str) -> str:
     return " ".join(short.split())
 
 
-def _notes(text: str, hub: str) -> tuple[str, ...]:
+def _notes(text: str, hub: str, theirs: str = "") -> tuple[str, ...]:
     words = _short(text).split()
-    return (NON_COMMERCIAL,) * ("nc" in words) + (ALIKE,) * ("sa" in words or hub in SHARE_ALIKE)
+    return (NON_COMMERCIAL + theirs,) * ("nc" in words) + (ALIKE,) * ("sa" in words or hub in SHARE_ALIKE)

@@ -75,6 +75,8 @@ def test_a_licence_that_allows_derivatives_is_carried_over(text, hub, notes):
     found = licences.terms(text, "mine")
     assert (found.text, found.hub) == (text, hub)
     assert [note.split(":")[0] for note in found.notes] == notes
+    assert all(note.endswith("the images it was made from") for note in found.notes if note.startswith("non-comm"))
+    assert not found.stated
     with pytest.raises(InputError, match="leave out --terms"):
         licences.terms(text, "mine", own=True, given="MIT")
 
@@ -97,7 +99,8 @@ def test_where_nothing_is_known_the_holder_of_the_rights_has_to_say(text):
     found = licences.terms(text, "mine", own=True, given="CC BY-NC 4.0")
     assert (found.text, found.hub) == ("CC BY-NC 4.0", "cc-by-nc-4.0")
     assert text in found.notes[0]
-    assert found.notes[1].startswith("non-commercial")
+    assert found.notes[1] == licences.NON_COMMERCIAL, "of the images' own terms nothing is known"
+    assert found.stated
     assert licences.terms(text, "mine", own=True, given="Data use agreement 7").hub == "other"
 
 
@@ -393,7 +396,7 @@ def facts(audit_=None, names=HOSTILE, notes=(), **changes):
     ds = types.SimpleNamespace(
         name="mine", info=shape, class_names=names, train=part, val=part, test=part, shape=(3, 6, 5)
     )
-    terms = licences.Terms("CC BY-NC 4.0", "cc-by-nc-4.0", notes)
+    terms = changes.pop("terms", licences.Terms("CC BY-NC 4.0", "cc-by-nc-4.0", notes))
     return card.facts(ds, terms, run, student, images, attacks, audit_)
 
 
@@ -483,6 +486,25 @@ def test_an_attack_that_takes_more_pipelines_was_not_made():
     assert f"| {row} |" in card.markdown(found)
     cells = "".join(f"<td>{cell}</td>" for cell in row.split(" | "))
     assert cells in card.page(found, {"sheet": b"", "closest": b""})
+
+
+def test_the_licence_on_the_card_is_that_of_the_images_or_is_said_to_be_another():
+    def told(licence, **given):
+        terms = licences.terms(licence, "mine", own=True, **given)
+        shown = [block.content for block in card.blocks(facts(terms=terms))]
+        return shown[shown.index("Licence") + 1]
+
+    assert told("CC0 1.0") == "CC0 1.0, as the images that it was made from."
+    theirs = "Non-commercial: this bundle may not be used commercially, and neither may the images it was made from."
+    assert told("CC BY-NC 4.0") == f"CC BY-NC 4.0, as the images that it was made from. {theirs}"
+    said = "Stated when the bundle was made; the description of the images says 'not stated'."
+    assert told("not stated", given="MIT") == f"MIT. {said}"
+    own = "Non-commercial: this bundle may not be used commercially."
+    assert told("not stated", given="CC BY-NC 4.0") == f"CC BY-NC 4.0. {said} {own}"
+
+
+def test_a_commit_that_nobody_knows_is_called_unknown():
+    assert "Commit unknown; notebook 06" in card.markdown(facts())
 
 
 def test_an_own_set_s_licence_decides_before_anything_else(tmp_path, capsys):
