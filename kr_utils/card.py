@@ -97,7 +97,7 @@ def of_run(upstream: Mapping, where: Mapping, options: Mapping) -> dict:
     options : of the release itself: images, balance, with_generator, despite_leaks and terms
     """
     made = {stage: done.manifest for stage, done in upstream.items()}
-    made_by = releasable.command({stage: m["ingredients"]["budget"] for stage, m in made.items()}, where)
+    made_by = releasable.command(releasable.budgets(upstream), where)
     common = ["--profile", where["profile"], "--seeds", str(where["seed"])]
     release = ["python run_all.py --release", where["dataset"], *common, "--images", str(options["images"])]
     release += ["--set release.balance=prior"] * (options["balance"] == "prior")

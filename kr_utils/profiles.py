@@ -345,13 +345,16 @@ def _parse(name: str, value, kind, limits):
 
 
 def changes(budgets: Mapping[str, dict], profile: str) -> str:
-    """What the stored budgets of stages change in their profile, as --set options of the command."""
+    """What the stored budgets of stages change in their profile, as --set options of the command.
+
+    A field that the profile does not know, of an older version, cannot be set and is passed over.
+    """
     words = []
     for stage, own in budgets.items():
         usual = vars(budget(stage, profile))
         for key, value in own.items():
-            listed = list(usual[key]) if isinstance(usual[key], tuple) else usual[key]  # JSON has no tuples
-            if value != listed:
+            listed = list(usual[key]) if isinstance(usual.get(key), tuple) else usual.get(key)  # JSON has no tuples
+            if key in usual and value != listed:
                 text = ",".join(map(str, value)) if isinstance(value, list) else value
                 words.append(f" --set {stage}.{key}={text}")
     return "".join(words)

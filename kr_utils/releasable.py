@@ -6,12 +6,10 @@ asks again.
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 
@@ -124,33 +122,40 @@ def fresh(stale: Mapping[str, str], command: str) -> None:
 
     Parameters
     ----------
-    stale : stage -> what is wrong with it, in words; command : what makes the ordinary ones again
+    stale : stage -> what is wrong with it, in words; command : what makes them again, an audit included
     """
     if stale:
         stage, why = next(iter(stale.items()))
-        name = stages.STAGES[stage][0]
-        how = f"run `{command}` first" if stage in stages.USUAL else f"run notebooks/{name}.ipynb again"
-        raise InputError(f"a bundle is made of finished stages, and {name} is not one: {why}; {how}")
+        name = stages.notebook(stage)
+        raise InputError(f"a bundle is made of finished stages, and {name} is not one: {why}; run `{command}` first")
 
 
 def command(budgets: Mapping[str, Mapping], where: Mapping, folders: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The command that makes a run up to 06, with the settings by which its budgets differ from the profile's.
+    """The command that makes a run up to 06, or up to 08 where it was audited, with the settings that it was made with.
 
     Parameters
     ----------
-    budgets : stage -> its budget, as a manifest has it; where : dataset, profile and seed
+    budgets : as `budgets` gives them; where : dataset, profile and seed
     folders : option of the command line -> folder, or "" for the usual one
     """
-    settings = []
-    for stage in [name for name in budgets if name in profiles.STAGES]:
-        usual = json.loads(json.dumps(asdict(profiles.budget(stage, where["profile"]))))
-        for name, value in budgets[stage].items():
-            if name in usual and value != usual[name]:
-                told = ",".join(map(str, value)) if isinstance(value, list) else value
-                settings.append(f"--set {stage}.{name}={told}")
+    several = budgets.get("audit", {}).get("pipelines")
+    last = "--until membership" if several is None else f"--audit {several} --until audit"
+    own = {
+        stage: {name: value for name, value in budget.items() if name != "pipelines"}  # how many, --audit says
+        for stage, budget in budgets.items()
+        if stage in profiles.STAGES
+    }
     common = f"--datasets {where['dataset']} --profile {where['profile']} --seeds {where['seed']}"
     given = [f"{option} {shlex.quote(folder)}" for option, folder in folders.items() if folder]
-    return " ".join(["python run_all.py", common, *given, *settings, "--until membership"])
+    settings = profiles.changes(own, where["profile"])
+    return f"{' '.join(['python run_all.py', common, *given])}{settings} {last}"
+
+
+def budgets(made: Mapping) -> dict[str, Mapping]:
+    """Stage -> its budget, of finished stages; those of an audit's pipelines as the audit tells it."""
+    found = {stage: done.manifest["ingredients"]["budget"] for stage, done in made.items()}
+    shadow = made["audit"].stored.get("shadow") if "audit" in made else None
+    return found | ({"shadow": shadow} if isinstance(shadow, dict) else {})
 
 
 def images_of_classes(counts: Sequence[int]) -> None:

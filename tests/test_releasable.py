@@ -201,8 +201,12 @@ def test_the_command_names_what_differs_from_the_profile():
     plain = "python run_all.py --datasets mine --profile quick --seeds 3 --until membership"
     assert releasable.command(budgets, where) == plain
     budgets["tuning"]["guidance"], budgets["teacher"]["epochs"] = [1.0, 3.0], 7
-    told = releasable.command(budgets | {"audit": {"x": 1}}, where)
-    assert told == plain.replace(" --until", " --set teacher.epochs=7 --set tuning.guidance=1.0,3.0 --until")
+    settings = " --set teacher.epochs=7 --set tuning.guidance=1.0,3.0"
+    older = budgets | {"teacher": budgets["teacher"] | {"gone": 1}, "gone": {"x": 1}}
+    assert releasable.command(older, where) == plain.replace(" --until", f"{settings} --until")
+    audited = budgets | {"audit": {"pipelines": 4}, "shadow": {"pipelines": 4, "volumes": [1.0, 2.0]}}
+    told = plain.replace(" --until membership", f"{settings} --set shadow.volumes=1.0,2.0 --audit 4 --until audit")
+    assert releasable.command(audited, where) == told
     told = releasable.command({}, where, {"--data-root": "my data", "--runs-dir": ""})
     assert told == plain.replace(" --until", " --data-root 'my data' --until")
 
@@ -227,6 +231,50 @@ def test_an_audit_is_read_where_there_is_one_and_never_missed(tmp_path, monkeypa
     assert releasable.leaks(opened.upstream["audit"].metrics) == ["student to LiRA (AUC 0.610 [0.550, 0.660])"]
     opened.finish({})
     assert "audit" in runs.read(opened.final).manifest["ingredients"]["upstream"]
+
+
+def pipelines_and_audit(where, number=0):
+    """Two made-up pipelines, each with this number in it, and an audit of them."""
+    budget = profiles.budget("shadow", "quick", {"pipelines": 2})
+    for k in range(2):
+        opened = runs.begin("shadow", budget, number=k, **where)
+        _ = [done.metrics for done in opened.upstream.values()]
+        opened.finish({"number": number})
+    opened = runs.begin("audit", profiles.budget("audit", "quick", {"pipelines": 2}), **where)
+    _ = [done.metrics for done in opened.upstream.values()]
+    opened.finish(audit() | {"shadow": runs.plain(budget.__dict__)})
+
+
+def test_an_audit_of_other_pipelines_than_are_there_is_refused_though_only_08_reads_them(tmp_path, capsys):
+    where = {"dataset": "digits", "profile": "quick", "seed": 0, "runs_dir": tmp_path / "runs"}
+    where["checksum"] = data.check("digits")
+    for stage in stages.STAGES["release"][1]:
+        runs.begin(stage, profiles.budget(stage, "quick"), **where).finish(RIGHT.get(stage, {}))
+    pipelines_and_audit(where)
+    argv = ["--release", "digits", "--out", str(tmp_path / "new"), "--runs-dir", str(tmp_path / "runs"), "--dry-run"]
+    assert run_all.main(argv) == 0
+
+    def handed_in():
+        return runs.begin("release", profiles.budget("release", "quick"), **where).upstream
+
+    def there():
+        return runs.find(tmp_path / "runs", "quick")["digits", 0]
+
+    opened = runs.begin("shadow", profiles.budget("shadow", "quick", {"pipelines": 2}), number=1, **where)
+    opened.finish({"number": 7})
+    why = "it was made from another 07_shadow-01"
+    capsys.readouterr()
+    assert run_all.main(argv) == 2
+    line = capsys.readouterr().err
+    assert f"and 08_audit is not one: {why}; run `python run_all.py --datasets digits" in line
+    assert "--audit 2 --until audit` first\n" in line
+    assert runs.stale(handed_in(), there()) == {"audit": why}
+
+    # And one of pipelines that are stale themselves
+    pipelines_and_audit(where)
+    assert runs.stale(handed_in(), there()) == {}
+    runs.begin("teacher", profiles.budget("teacher", "quick"), **where).finish({"number": 7})
+    assert runs.stale(handed_in(), there()) == {"audit": "it was made from 07_shadow-00, which is stale"}
 
 
 # ------------------------------------------------------------------ images

@@ -50,8 +50,9 @@ def job(options: argparse.Namespace, seeds: list[int], overrides: dict, checksum
     common = {"root": root, "figures": figures, "data_root": str(data.data_root(options.data_root))}
     folders = {"--data-root": options.data_root, "--runs-dir": options.runs_dir}
     needed, budgets = _needed(made, where, overrides, checksum, common)
-    command = releasable.command(budgets, where, folders)
-    stale = {job.stage: job.reason for job in needed if not job.reuse} | runs.stale(made)
+    command = releasable.command(releasable.budgets(made) | budgets, where, folders)
+    there = runs.find(root, profile).get((name, seeds[0]), {})
+    stale = {job.stage: job.reason for job in needed if not job.reuse} | runs.stale(made, there)
     releasable.fresh(stale, command)
     run = {stage: done.stored for stage, done in made.items()}
     releasable.check(run, options.with_generator, options.despite_leaks)

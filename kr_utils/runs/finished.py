@@ -254,9 +254,13 @@ def other_code(done: Done) -> list[str]:
     return code_changes(parts["code"], code_hashes(parts["stage"]))
 
 
-def stale(found: dict[str, Done]) -> dict[str, str]:
-    """Which stages of one dataset and seed are not what would be made now, and why: a line each, in running order."""
-    why: dict[str, str] = {}
+def stale(wanted: dict[str, Done], there: dict[str, Done] | None = None) -> dict[str, str]:
+    """Which stages of one dataset and seed are not what would be made now, and why: a line each, in running order.
+
+    there : all stages of that run: those that a wanted one reads count too, such as an audit's pipelines
+    """
+    read_by = {name: done for name, done in (there or {}).items() if any(stages.reads(own, name) for own in wanted)}
+    found, why = read_by | wanted, {}
     for name in sorted(found, key=stages.order):
         read_ = found[name].manifest["ingredients"]["upstream"]
         older, code = outdated(found[name], found), other_code(found[name])
@@ -271,7 +275,7 @@ def stale(found: dict[str, Done]) -> dict[str, str]:
             why[name] = f"it was made from other data than {stages.folder(first['stage'])}"
         elif above:
             why[name] = f"it was made from {stages.folder(above[0])}, which is stale"
-    return why
+    return {name: words for name, words in why.items() if name in wanted}
 
 
 def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[str, Done]], dict[tuple[str, int], str]]:
