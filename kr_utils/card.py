@@ -22,6 +22,7 @@ from kr_utils.data import Dataset
 from kr_utils.released import Images
 
 ATTACKS = {"loss": "loss threshold", "confidence": "top confidence", "entropy": "modified entropy per class"}
+HANDED_OUT = {"student": "the Student", "images": "the images", "generator": "the Generator's weights"}
 NOT_TESTED = (
     "Attackers who train shadow models of the whole pipeline, unless an audit is told above.",
     "Attackers who know some of the training images, or who planted some (canaries).",
@@ -147,9 +148,7 @@ def warnings(found: Mapping) -> list[str]:
     if leaks := releasable.leaks(audit, images["generator"]):
         lines.append(f"Handed out although an audit found leaks: {'; '.join(leaks)}.")
     elif audit is not None:
-        lines.append(
-            f"An audit found no leak in what is handed out; that is not to say that there is none. {said(audit)}"
-        )
+        lines.append(f"{silence(audit, images['generator'])} {said(audit)}")
     if images["doubles"]["train"]:
         lines.append(f"{images['doubles']['train']} of the images are training images, pixel by pixel.")
     low = attacks["nearest"]["auc_low"]
@@ -184,6 +183,18 @@ def warnings(found: Mapping) -> list[str]:
 def sentence(note: str) -> str:
     """A note as a sentence of its own."""
     return f"{note[0].upper()}{note[1:]}."
+
+
+def silence(audit: Mapping, generator: bool) -> str:
+    """What it means that an audit found no leak; generator : whether the Generator's weights are handed out."""
+    blind = releasable.unjudged(audit, generator)
+    seen = [name for name in releasable.handed_out(generator) if name not in blind]
+    if not seen:
+        return "An audit was run, but it says nothing of what is handed out: it had no power to see a leak there."
+    where = " and ".join(HANDED_OUT[name] for name in seen) if blind else "what is handed out"
+    found = f"An audit found no leak in {where}; that is not to say that there is none."
+    others = " and ".join(HANDED_OUT[name] for name in blind)
+    return f"{found} Of {others} it says nothing: it had no power to see a leak there." if blind else found
 
 
 def said(audit: Mapping) -> str:

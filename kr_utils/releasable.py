@@ -18,7 +18,7 @@ from kr_utils import InputError, belief, paths, profiles, stages
 FEWEST = 3  # images of each class: one for each of three splits
 SPARE = 2**26  # bytes of disk that a bundle may need beside its images
 MATRIX = ("artefact", "attack", "auc", "auc_low", "auc_high", "evidence")  # of 08, what is relied on in each row
-LEAKS = "leaks"  # the evidence of a row in which the audit found some
+LEAKS, NO_POWER = "leaks", "no power"  # the evidence of a row in which the audit found some, or could not have
 
 
 def check(run: Mapping[str, Mapping], generator: bool = False, despite_leaks: bool = False) -> None:
@@ -33,7 +33,7 @@ def check(run: Mapping[str, Mapping], generator: bool = False, despite_leaks: bo
     Raises
     ------
     InputError
-        A Student that says one class only; controls that failed; a leak.
+        A Student that says one class only; controls that failed, of 06 or of the audit; a leak.
     """
     if one := only_class(run["distillation"]["cas_confusion"]):
         raise InputError(
@@ -42,6 +42,11 @@ def check(run: Mapping[str, Mapping], generator: bool = False, despite_leaks: bo
         )
     for which in ("models", "images"):
         believed(belief.doubt(run["membership"], which), which)
+    if why := belief.doubt(run.get("audit") or {}, "audit"):
+        raise InputError(
+            f"the audit (08) is not to be believed ({why}), so a card could say nothing of it; run it again with more "
+            "pipelines (--audit N)"
+        )
     if (found := leaks(run.get("audit"), generator)) and not despite_leaks:
         raise InputError(
             f"08_audit found leaks: {'; '.join(found)}; do not hand this out, or say --despite-leaks, and the card "
@@ -98,13 +103,22 @@ def leaks(audit: Mapping | None, generator: bool = False) -> list[str]:
     InputError
         The audit's numbers are not of the form that is known here.
     """
-    rows = matrix(audit)
-    handed_out = ("student", "images", "generator")[: 2 + generator]
     return [
         f"{row['artefact']} to {row['attack']} (AUC {belief.numbers(row['auc'], row['auc_low'], row['auc_high'])})"
-        for row in rows
-        if row["artefact"] in handed_out and row["evidence"] == LEAKS
+        for row in matrix(audit)
+        if row["artefact"] in handed_out(generator) and row["evidence"] == LEAKS
     ]
+
+
+def unjudged(audit: Mapping | None, generator: bool = False) -> list[str]:
+    """What is handed out and in which the audit could not have seen a leak: no attack on it had any power."""
+    powerful = {row["artefact"] for row in matrix(audit) if row["evidence"] != NO_POWER}
+    return [name for name in handed_out(generator) if name not in powerful]
+
+
+def handed_out(generator: bool = False) -> tuple[str, ...]:
+    """What a bundle consists of, as an audit calls it; generator : whether the Generator's weights are in it."""
+    return ("student", "images", "generator")[: 2 + generator]
 
 
 def matrix(audit: Mapping | None) -> list[dict]:

@@ -152,6 +152,7 @@ REFUSED = [
     ({"distillation": {"cas_confusion": [[0, 0, 6], [0, 0, 8], [0, 0, 1]]}}, "says class 2 of every"),
     ({"membership": {"doubts": {"models": ["a", "b"], "images": []}}}, "attacks on the models .* (a; b)"),
     ({"membership": {"doubts": {"models": [], "images": ["c"]}}}, "attacks on the images .* (c)"),
+    ({"audit": audit() | {"doubts": {"audit": ["d", "e"]}}}, "the audit (08) is not to be believed (d; e)"),
     ({"audit": audit(student="leaks")}, "08_audit found leaks: student to LiRA (AUC 0.610 [0.550, 0.660])"),
     ({"audit": audit(images="leaks")}, "08_audit found leaks: images to LiRA"),
     ({"audit": {"matrix": [{"artefact": "student"}]}}, "08_audit has no matrix with"),
@@ -165,6 +166,16 @@ def test_what_is_not_to_be_handed_out_is_refused(change, words):
         releasable.check(RIGHT | change)
     pattern = re.escape(words).replace(r"\ \.\*\ ", " .* ")
     assert re.search(pattern, str(error.value)), str(error.value)
+
+
+def test_an_audit_whose_controls_failed_is_no_word_for_a_bundle():
+    """Every cell says no power then, and none says that anything leaks."""
+    failed = audit(**dict.fromkeys(("real", "student", "images", "generator"), "no power"))
+    failed |= {"believed": False, "doubts": {"audit": ["loss missed the overfitted classifier (AUC 0.500)"]}}
+    for despite in (False, True):
+        with pytest.raises(InputError, match=r"the audit .08. is not to be believed .loss missed the overfitted"):
+            releasable.check(RIGHT | {"audit": failed}, despite_leaks=despite)
+    assert not any("no leak" in line for line in facts(failed)["first"])
 
 
 def test_leaks_are_handed_out_only_on_demand_and_the_generator_counts_where_it_goes_along():
@@ -451,9 +462,19 @@ def facts(audit_=None, names=HOSTILE, notes=(), **changes):
 def test_what_stands_on_top():
     (line,) = facts()["first"]
     assert line == card.SIMPLE
-    first = facts(audit())["first"]
+    first = facts(audit(images="no evidence"))["first"]
     assert first[0].startswith("An audit found no leak in what is handed out; that is not to say that there is none.")
     assert all(word in first[0] for word in audit()["words"]), "the audit's own words"
+    assert facts(audit())["first"][0].startswith(
+        "An audit found no leak in the Student; that is not to say that there is none. "
+        "Of the images it says nothing: it had no power to see a leak there. The Student"
+    )
+    assert facts(audit(student="no power"))["first"][0].startswith(
+        "An audit was run, but it says nothing of what is handed out: it had no power to see a leak there. The Student"
+    )
+    (weights, *_) = facts(audit(student="no power"), images={"generator": True})["first"]
+    assert "in the Generator's weights; that" in weights
+    assert "Of the Student and the images it says nothing" in weights
     assert facts(audit(student="leaks"))["first"][0] == (
         "Handed out although an audit found leaks: student to LiRA (AUC 0.610 [0.550, 0.660])."
     )
