@@ -325,6 +325,7 @@ def drive(args: argparse.Namespace) -> int:
         return bring_in(args)
     if unused := [key for key in IMPORT if getattr(args, key) is not None]:
         raise InputError(f"--{unused[0].replace('_', '-')} is for --import FOLDER; add it, or leave this out")
+    refuse_mixed(args)
     if args.list:
         show_list(args.data_root)
         sys.stdout.flush()
@@ -333,7 +334,8 @@ def drive(args: argparse.Namespace) -> int:
 
     # Names, numbers and folders, before anything heavy is loaded
     seeds, datasets = whole_numbers(args.seeds), names(args.datasets, "--datasets")
-    overrides = plan.parse_settings([*args.set, *([f"release.images={args.images}"] * bool(args.images))], args.profile)
+    images = [] if args.images is None else [f"release.images={args.images}"]
+    overrides = plan.parse_settings([*args.set, *images], args.profile)
     profiles.budget("start", args.profile)
     if args.audit < 0:  # as the profile says
         args.audit = profiles.budget("shadow", args.profile, overrides.get("shadow")).pipelines
@@ -342,7 +344,6 @@ def drive(args: argparse.Namespace) -> int:
     root, figures = runs.runs_root(args.runs_dir), runs.figures_root(args.figures_dir)
     if args.times and not args.status:
         raise InputError("--times is for --status; write --status --times")
-    refuse_mixed(args)
     if args.release is not None:
         return hand_out(args, seeds, overrides)
     if args.scheduler and args.jobs > 1:
@@ -415,7 +416,7 @@ def refuse_mixed(args: argparse.Namespace) -> None:
     own = [name for name in ("out", "images", "with_generator", "despite_leaks", "terms") if name in given]
     if args.release is None and own:
         raise InputError(f"--{own[0].replace('_', '-')} is for a bundle; add --release NAME")
-    others = ("datasets", "until", "jobs", "scheduler", "status", "times", "force", "keep_going")
+    others = ("datasets", "until", "audit", "jobs", "scheduler", "status", "times", "force", "keep_going", "list")
     if args.release is not None and (found := [name for name in others if name in given]):
         raise InputError(f"--{found[0].replace('_', '-')} is not for --release, which runs 09 of one finished run")
 

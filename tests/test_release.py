@@ -500,6 +500,10 @@ CASES = [
     ("--datasets digits,breastmnist", "--datasets is not for --release"),
     ("--status", "--status is not for --release"),
     ("--force", "--force is not for --release"),
+    ("--images=", "release.images is ''; it must be a whole number"),
+    ("--audit", "--audit is not for --release"),
+    ("--audit 4", "--audit is not for --release"),
+    ("--list", "--list is not for --release"),
 ]  # fmt: skip
 
 
