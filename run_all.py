@@ -426,14 +426,21 @@ def hand_out(args: argparse.Namespace, seeds: list[int], overrides: dict[str, di
     from kr_utils import data
     from kr_utils.driver import execute, release, report
 
-    # Everything that can be refused is refused here
+    # Everything that can be refused is refused here, and before anything is fetched what can be known without it
     name = args.release
-    data.require_name(name, args.data_root)
+    to_fetch = {name: data.to_fetch(name, args.data_root)}
+    if to_fetch[name]:
+        job = release.job(args, seeds, overrides)
+        if args.dry_run:
+            print("\n".join([*fetched(to_fetch), *report.dry_run(with_unknown([job], to_fetch))]))
+            return 0
     checksum = data.check(name, args.data_root, tell=print)
     job = release.job(args, seeds, overrides, checksum, data.sizes(name, args.data_root))
     if args.dry_run:
         print("\n".join(report.dry_run([job])))
         return 0
+
+    # The bundle
     with home.usable():
         try:
             release.run(args, job, runs.runs_root(args.runs_dir))

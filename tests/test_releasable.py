@@ -25,6 +25,7 @@ from kr_utils import (
     licences,
     owned,
     profiles,
+    published,
     recycling,
     releasable,
     released,
@@ -589,6 +590,44 @@ def test_an_own_set_s_licence_decides_before_anything_else(tmp_path, capsys):
         assert line.count("\n") == 1
     assert not (tmp_path / "new").exists()
     assert json.loads((folder / "mine.json").read_text())["licence"] == "MIT"
+
+
+def test_nothing_is_fetched_by_a_dry_run_or_before_what_can_be_refused_without_it(tmp_path, capsys, monkeypatch):
+    def fetch(name, folder):
+        raise InputError(f"{name} is fetched")
+
+    monkeypatch.setattr(published, "fetch", fetch)
+    (tmp_path / "data").mkdir()
+    common = [
+        "--data-root",
+        str(tmp_path / "data"),
+        "--runs-dir",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "new"),
+    ]
+
+    def told(name, *more, code=2):
+        assert run_all.main(["--release", name, *common, *more]) == code
+        out, err = capsys.readouterr()
+        return err if code else out
+
+    # Nothing was run, the licence allows nothing, or the folder is bad
+    for more in ((), ("--dry-run",)):
+        assert "01_teacher is not one: not run yet" in told("breastmnist", *more)
+        assert "does not allow handing out" in told("cifar10", *more)
+    where = {"dataset": "breastmnist", "profile": "quick", "seed": 0, "runs_dir": tmp_path / "runs", "checksum": "c"}
+    for stage in stages.STAGES["release"][1]:
+        runs.begin(stage, profiles.budget(stage, "quick"), **where).finish(RIGHT.get(stage, {}))
+    assert "not written into or around the folder of runs" in told("breastmnist", "--out", str(tmp_path / "runs/new"))
+
+    # All is well, as far as it can be known
+    first, second, total = told("breastmnist", "--dry-run", code=0).splitlines()
+    assert first.startswith("fetch  breastmnist: breastmnist.npz from ")
+    assert second == "run    breastmnist seed 0  09_release: its data file is not here yet"
+    assert total.startswith("total: 1 of 1 stages to run")
+    assert told("breastmnist") == "error: breastmnist is fetched\n"
+    assert [path.name for path in (tmp_path / "data").iterdir()] == []
 
 
 def test_the_seed_of_a_release_is_none_of_the_student_s():

@@ -13,14 +13,17 @@ from kr_utils.driver import execute, plan, report, schedule
 from kr_utils.runs import locks, machine
 
 
-def job(options: argparse.Namespace, seeds: list[int], overrides: dict, checksum: str, sizes: Mapping) -> plan.Job:
+def job(
+    options: argparse.Namespace, seeds: list[int], overrides: dict, checksum: str = "", sizes: Mapping | None = None
+) -> plan.Job:
     """The one job that makes the bundle, once everything that can be known beforehand allows it.
 
     Parameters
     ----------
     options : of the command line
     overrides : as `plan.parse_settings` makes them
-    checksum, sizes : of the dataset, as `data.check` and `data.sizes` give them
+    checksum, sizes : of the dataset, as `data.check` and `data.sizes` give them; without them, where its file is
+        still to be fetched, it is taken for the one that the run was made of
 
     Raises
     ------
@@ -38,15 +41,16 @@ def job(options: argparse.Namespace, seeds: list[int], overrides: dict, checksum
     if not options.out:
         raise InputError("--release needs --out FOLDER, a new or empty folder for the bundle")
     budget = profiles.budget("release", profile, overrides.get("release"))
-    if budget.images < releasable.FEWEST * sizes["classes"]:
-        raise InputError(f"--images {budget.images} are too few: each class needs {releasable.FEWEST}; ask for more")
     info = data.require_name(name, options.data_root)
+    if budget.images < releasable.FEWEST * info.classes:
+        raise InputError(f"--images {budget.images} are too few: each class needs {releasable.FEWEST}; ask for more")
     licences.terms(info.licence, name, info.source == "own", options.terms)
 
     # Whose run, and whether it stands
     root, figures = runs.runs_root(options.runs_dir), runs.figures_root(options.figures_dir)
     where = {"dataset": name, "profile": profile, "seed": seeds[0]}
     made = _made(root, where)
+    checksum = checksum or next((done.manifest["ingredients"]["checksum"] for done in made.values()), "")
     common = {"root": root, "figures": figures, "data_root": str(data.data_root(options.data_root))}
     folders = {"--data-root": options.data_root, "--runs-dir": options.runs_dir}
     needed, budgets = _needed(made, where, overrides, checksum, common)
@@ -58,7 +62,7 @@ def job(options: argparse.Namespace, seeds: list[int], overrides: dict, checksum
     releasable.check(run, options.with_generator, options.despite_leaks)
 
     # Where to
-    values = math.prod(sizes[key] for key in ("channels", "height", "width"))
+    values = math.prod(sizes[key] for key in ("channels", "height", "width")) if sizes else 0
     kept = {"runs": root, "figures": figures, "the repository": stages.ROOT / "runs"}
     place = releasable.folder(options.out, kept, budget.images, values)
     (last,) = plan.plan(profile, [name], seeds, {name: checksum}, overrides=overrides, only=("release",), **common)
