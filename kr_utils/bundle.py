@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kr_utils import InputError, classifier, owned, releasable, stages
+from kr_utils import InputError, classifier, data, owned, pictures, releasable, stages
 from kr_utils.data import SPLITS, Info
 from kr_utils.released import Images
 
@@ -139,10 +139,32 @@ class FromPixels(nn.Module):
         return self.model(classifier.normalise(images))
 
 
-def write_student(folder: Path, weights: Path, shape: Sequence[int], names: Sequence[str]) -> None:
+def prepared(name: str, root: str | Path = "") -> dict[str, str | int]:
+    """How files became the images of a dataset, for predict.py: "fit" and, of 16 bits, how many are used ("bits").
+
+    Only a set that was imported from a folder says so; {} for any other.
+
+    name, root : as for `data.load`
+    """
+    if data.require_name(name, root).source != "own":
+        return {}
+    about = json.loads(owned.read_text(data.data_root(root) / f"{name}.json"))
+    source = about.get(data.IMPORTED, {}).get("source")
+
+    # Anybody may have edited it
+    if not isinstance(source, dict) or source.get("layout") == "npz" or source.get("fit") not in pictures.FITS:
+        return {}
+    known = type(bits := source.get("bits")) is int and 8 <= bits <= 16
+    return {"fit": source["fit"]} | ({"bits": bits} if known else {})
+
+
+def write_student(
+    folder: Path, weights: Path, shape: Sequence[int], names: Sequence[str], how: dict[str, str | int]
+) -> None:
     """student.safetensors (the very file of 05), config.json, student.onnx and predict.py.
 
     weights : of the Student, as `classifier.save` writes them; shape : of an image, (channels, height, width)
+    how : as `prepared` gives it
     """
     student = classifier.load(weights)
     shutil.copyfile(weights, folder / "student.safetensors")
@@ -153,6 +175,7 @@ def write_student(folder: Path, weights: Path, shape: Sequence[int], names: Sequ
         "input": "uint8 [N, channels, height, width], 0 to 255; student.onnx scales it, student.safetensors expects "
         "x / 127.5 - 1 as float32",
         "input_shape": list(shape),
+        "prepared": how or None,
         "output": "logits [N, classes]",
         "class_names": list(names),
     }

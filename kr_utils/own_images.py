@@ -172,7 +172,9 @@ def _from_folder(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list
             f"{wanted.source}: {len(items) - len(kept):,} of {len(items):,} images cannot be used, "
             f"{own_files.few(odd[kind], 'image')} {pictures.RULES[kind]}{why}; look at the files"
         )
-    images = _together([picture.pixels for _, picture in kept], [item.name for item, _ in kept], wanted.colour, tell)
+    images, bits = _together(
+        [picture.pixels for _, picture in kept], [item.name for item, _ in kept], wanted.colour, tell
+    )
 
     # Whose they are, and which split they are in
     labels = np.array([found.classes.index(item.label) for item, _ in kept])
@@ -192,6 +194,7 @@ def _from_folder(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list
     source = {"layout": found.layout, "files": len(items), "kept": len(kept), "fit": wanted.fit}
     source |= {"formats": dict(sorted(Counter(item.kind for item in items).items())), "resampling": "bicubic"}
     source |= {"odd": {kind: len(names) for kind, names in odd.items()}, "splits": "as given" if given[0] else "cut"}
+    source |= {"bits": bits} if "deep" in odd else {}  # predict.py of a bundle needs to know
     return arrays, found.classes, source | {"seed": SEED, "shares": SHARES}
 
 
@@ -232,8 +235,8 @@ def _read_all(
     return read, {kind: names for kind, names in odd.items() if names}
 
 
-def _together(pixels: list[np.ndarray], names: list[str], colour: str, tell: Tell) -> np.ndarray:
-    """uint8 [N, S, S] or [N, S, S, 3] of images uint8 or uint16, grey or in colour."""
+def _together(pixels: list[np.ndarray], names: list[str], colour: str, tell: Tell) -> tuple[np.ndarray, int]:
+    """uint8 [N, S, S] or [N, S, S, 3] of images uint8 or uint16, grey or in colour; and the bits that are used."""
     # 16 bits: one scale for all, or their brightness could not be compared
     deep = [each for each in pixels if each.dtype == np.uint16]
     bits = max(8, int(max((int(each.max()) for each in deep), default=0)).bit_length())
@@ -247,7 +250,7 @@ def _together(pixels: list[np.ndarray], names: list[str], colour: str, tell: Tel
     why = f"{own_files.few(coloured, 'image')} in colour" if coloured else "no image has any"
     forced = "" if colour == "auto" else f", --colour {colour}"
     tell(f"colour: {'RGB' if rgb else 'grey'} ({why}{forced})")
-    return np.stack([_as_rgb(each) if rgb else _as_grey(each) for each in pixels])
+    return np.stack([_as_rgb(each) if rgb else _as_grey(each) for each in pixels]), bits
 
 
 def _in_colour(image: np.ndarray) -> bool:

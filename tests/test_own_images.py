@@ -469,6 +469,7 @@ def test_sixteen_bits_share_one_scale(drive, tmp_path):
     assert code == 0
     assert any(line.startswith("noted: 10 images (a/0.png, a/1.png, a/2.png, ...) of 16 bits") for line in lines)
     assert "16 bits: 12 of them are used; the highest 8 are kept" in lines
+    assert json.loads((tmp_path / "data/mine.json").read_text())["import"]["source"]["bits"] == 12
     wanted = sorted(((noise(10 * k + i) // (1 if k else 8)).tobytes(), k) for k in range(2) for i in range(5))
     assert rows_of(np.load(tmp_path / "data/mine.npz")) == wanted
 

@@ -76,7 +76,7 @@ FLOORS = {
     "licences": set(),
     "releasable": {"belief", "paths", "profiles", "stages"},
     "released": {"data", "dataset_file", "generator", "recycling", "sampling"},
-    "bundle": {"classifier", "data", "owned", "releasable", "released", "stages"},
+    "bundle": {"classifier", "data", "owned", "pictures", "releasable", "released", "stages"},
     "card": {"belief", "bundle", "data", "licences", "metrics", "owned", "plots", "releasable", "released"},
     "predict": set(),  # copied into each bundle, where it is alone
     "dpsgd": {"classifier", "data", "resume"},
