@@ -172,9 +172,7 @@ def _from_folder(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list
             f"{wanted.source}: {len(items) - len(kept):,} of {len(items):,} images cannot be used, "
             f"{own_files.few(odd[kind], 'image')} {pictures.RULES[kind]}{why}; look at the files"
         )
-    images, bits = _together(
-        [picture.pixels for _, picture in kept], [item.name for item, _ in kept], wanted.colour, tell
-    )
+    images, bits = _together([picture for _, picture in kept], [item.name for item, _ in kept], wanted.colour, tell)
 
     # Whose they are, and which split they are in
     labels = np.array([found.classes.index(item.label) for item, _ in kept])
@@ -235,14 +233,13 @@ def _read_all(
     return read, {kind: names for kind, names in odd.items() if names}
 
 
-def _together(pixels: list[np.ndarray], names: list[str], colour: str, tell: Tell) -> tuple[np.ndarray, int]:
+def _together(found: list[pictures.Picture], names: list[str], colour: str, tell: Tell) -> tuple[np.ndarray, int]:
     """uint8 [N, S, S] or [N, S, S, 3] of images uint8 or uint16, grey or in colour; and the bits that are used."""
     # 16 bits: one scale for all, or their brightness could not be compared
-    deep = [each for each in pixels if each.dtype == np.uint16]
-    bits = max(8, int(max((int(each.max()) for each in deep), default=0)).bit_length())
-    if deep:
-        tell(f"16 bits: {bits} of them are used; the highest {8} are kept")
-    pixels = [(each >> (bits - 8)).astype(np.uint8) if each.dtype == np.uint16 else each for each in pixels]
+    bits = max([8, *(each.highest.bit_length() for each in found)])
+    if any(each.pixels.dtype == np.uint16 for each in found):
+        tell(f"16 bits: {bits} of them are used; the highest 8 are kept")
+    pixels = [_in_eight(each.pixels, bits) for each in found]
 
     # Grey or colour
     coloured = [name for name, each in zip(names, pixels) if each.ndim == 3 and _in_colour(each)]
@@ -251,6 +248,11 @@ def _together(pixels: list[np.ndarray], names: list[str], colour: str, tell: Tel
     forced = "" if colour == "auto" else f", --colour {colour}"
     tell(f"colour: {'RGB' if rgb else 'grey'} ({why}{forced})")
     return np.stack([_as_rgb(each) if rgb else _as_grey(each) for each in pixels]), bits
+
+
+def _in_eight(image: np.ndarray, bits: int) -> np.ndarray:
+    """uint8 of an image; of a uint16 one the highest 8 of so many bits."""
+    return (image >> (bits - 8)).astype(np.uint8) if image.dtype == np.uint16 else image
 
 
 def _in_colour(image: np.ndarray) -> bool:

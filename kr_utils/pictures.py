@@ -61,12 +61,14 @@ class Picture:
     pixels : uint8 [S, S] or [S, S, 3], or uint16 [S, S] where it has more than 8 bits; None where it is left out
     odd : keys of `RULES`
     patient : DICOM's own PatientID, or ""
+    highest : the largest value of the file's own pixels, before their number was changed; only where they are uint16
     """
 
     pixels: np.ndarray | None
     odd: tuple[str, ...] = ()
     patient: str = ""
     why: str = ""  # what the reader said of a broken one
+    highest: int = 0
 
 
 class _LeftOutError(Exception):
@@ -107,11 +109,12 @@ def read(path: Path, kind: str, size: int, fit: str) -> Picture:
             if min(image.size) < SMALLEST:
                 raise _LeftOutError("tiny")
             pixels = _fitted(image, size, fit, odd)
+            highest = int(image.getextrema()[1]) if image.mode == "F" else 0
     except _LeftOutError as error:
         return Picture(None, error.args[:1], patient, *error.args[1:])
     except MemoryError as error:
         raise InputError(f"{_told(path)}: too large for the memory that is left here; move it away") from error
-    return Picture(pixels, tuple(dict.fromkeys(odd)), patient)
+    return Picture(pixels, tuple(dict.fromkeys(odd)), patient, highest=highest)
 
 
 def _told(path: Path) -> str:
@@ -275,18 +278,24 @@ def fitted(image: Image.Image, size: int, fit: str) -> Image.Image:
     if (width, height) == (size, size):
         return image
     if fit == "stretch":
-        return image.resize((size, size), Image.Resampling.BICUBIC)
+        return _resized(image, (size, size))
     if fit == "crop":
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
-        return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+        return _resized(image, (size, size), (left, top, left + side, top + side))
 
     # Nothing is cut off, and nothing changes its form
     longest = max(width, height)
     inner = max(1, round(size * width / longest)), max(1, round(size * height / longest))
     square = Image.new(image.mode, (size, size))
-    square.paste(image.resize(inner, Image.Resampling.BICUBIC), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    square.paste(_resized(image, inner), ((size - inner[0]) // 2, (size - inner[1]) // 2))
     return square
+
+
+def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Image.Image:
+    """At an edge bicubic interpolation goes beyond what it is between; one of 16 bits stays in its own range."""
+    made = image.resize(size, Image.Resampling.BICUBIC, box=box)
+    return Image.fromarray(np.asarray(made).clip(*image.getextrema())) if image.mode == "F" else made
 
 
 def _fitted(image: Image.Image, size: int, fit: str, odd: list[str]) -> np.ndarray:

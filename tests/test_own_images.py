@@ -474,6 +474,21 @@ def test_sixteen_bits_share_one_scale(drive, tmp_path):
     assert rows_of(np.load(tmp_path / "data/mine.npz")) == wanted
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_bits_are_counted_before_an_image_is_resized(bits, drive, tmp_path):
+    """An interpolated edge would go beyond them, and all images would have half their brightness."""
+    for k, name in enumerate(("a", "b")):
+        for i in range(5):
+            pixels = noise(10 * k + i, (64, 64)).astype(np.uint16)
+            pixels[20 + i : 44, 20 : 44 - k] = 2**bits - 1
+            put(tmp_path / "src", f"{name}/{i}.png", pixels)
+    code, lines, _ = drive("--import", tmp_path / "src", "--name", "mine")
+    assert code == 0
+    assert f"16 bits: {bits} of them are used; the highest 8 are kept" in lines
+    arrays = np.load(tmp_path / "data/mine.npz")
+    assert all((arrays[f"{split}_images"].max((1, 2)) == 255).all() for split in SPLITS)
+
+
 @pytest.mark.parametrize(("colour", "channels"), [("auto", 3), ("grey", 1), ("rgb", 3)])
 def test_one_image_in_colour_makes_a_set_in_colour_unless_it_is_forced(colour, channels, drive, tmp_path):
     src = classes(tmp_path / "src")

@@ -91,6 +91,16 @@ def test_sixteen_bits_stay_until_all_are_known(tmp_path):
         assert np.array_equal(found.pixels, values)
 
 
+@pytest.mark.parametrize("fit", pictures.FITS)
+def test_sixteen_bits_stay_in_their_own_range_when_they_are_resized(fit, tmp_path):
+    """Bicubic interpolation goes beyond both sides of an edge, and 4095 is the highest value of twelve bits."""
+    values = np.full((64, 90), 1000, np.uint16)
+    values[20:44, 30:60] = 4095
+    found = read(saved(tmp_path / "a.png", Image.fromarray(values)), fit=fit)
+    assert found.highest == found.pixels.max() == 4095
+    assert set(found.pixels[found.pixels < 1000]) == ({0} if fit == "pad" else set()), "black is only beside it"
+
+
 def test_floating_point_is_left_out(tmp_path):
     path = saved(tmp_path / "a.tif", Image.fromarray(RAMP.astype(np.float32)))
     assert read(path, "TIFF").odd == ("range",)
