@@ -33,6 +33,8 @@ LEFT_OUT = {
     "broken": "cannot be decoded",
     "codec": "packed in a way that pydicom needs another package for (its own documentation names it)",
     "range": "with 32-bit or floating-point pixels, whose black and white nobody knows: save them with 8 or 16 bits",
+    "channels": "with several channels of 16 bits (colour or transparency), of which only 8 could be read: save them "
+    "with 8 bits, or as grey without transparency",
     "tiny": f"with a side of less than {SMALLEST} pixels",
     "blank": "with every pixel alike",
 }
@@ -151,6 +153,8 @@ def _decoded(file: BinaryIO, path: Path, kind: str, odd: list[str]) -> Image.Ima
             image = Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP"))
             _require_bounded(path, *image.size)
             _require_honest(image, file, path)
+            if _deep_channels(image):
+                raise _LeftOutError("channels")
             if {"MPO": "JPEG", "DIB": "BMP"}.get(image.format, image.format) != kind:
                 odd.append("renamed")
             if getattr(image, "n_frames", 1) > 1:
@@ -211,6 +215,15 @@ def _require_honest(image: Image.Image, file: BinaryIO, path: Path) -> None:
         raise InputError(LIES.format(_told(path), "fewer" if unpacked < wanted else "more"))
 
 
+def _deep_channels(image: Image.Image) -> bool:
+    """Whether a file has several channels of more than 8 bits: Pillow keeps the higher 8 of each, and says nothing."""
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (1,))
+        return max(bits) > 8 and max(len(bits), image.tag_v2.get(277, 1)) > 1
+    raw = image.tile[0][3] if image.format == "PNG" and image.tile else ""
+    return not image.mode.startswith("I") and ";16" in str(raw if isinstance(raw, str) else raw[0])
+
+
 def _ends_grey(image: Image.Image) -> bool:
     """Whether the last rows are the mid-grey with which libjpeg fills what a file does not hold."""
     last = np.asarray(image)[-8:]
@@ -255,7 +268,11 @@ def _plain_mode(image: Image.Image, odd: list[str]) -> Image.Image:
         if mode == "F" or values.min() < 0 or values.max() > 65535:
             raise _LeftOutError("range")
         odd.append("deep")
-        return Image.fromarray(values.astype(np.float32))
+        values = values.astype(np.float32)
+        if (clear := image.info.get("transparency")) is not None:
+            odd.append("alpha")
+            values[values == clear] = 0
+        return Image.fromarray(values)
 
     # Transparency, also that of a PNG's single colour
     if mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:

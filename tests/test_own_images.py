@@ -16,7 +16,7 @@ from conftest import med_arrays, own_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_pictures import dicom, png
+from test_pictures import deep_png, dicom, png
 
 import run_all
 from kr_utils import InputError, data, own_files, own_images, pictures
@@ -503,6 +503,22 @@ def test_one_image_in_colour_makes_a_set_in_colour_unless_it_is_forced(colour, c
     assert loaded.shape == (channels, 28, 28)
     every = np.concatenate([getattr(loaded, split).images.numpy() for split in SPLITS])
     assert any((image == grey).all() for image in every)
+
+
+def test_colour_of_sixteen_bits_is_left_out_by_name_or_refused(drive, tmp_path):
+    src = classes(tmp_path / "src", 12)
+    for i in range(3):
+        (src / f"cat/deep{i}.png").write_bytes(deep_png(np.full((28, 28, 3), 4095 - i), 2))
+    code, lines, _ = drive("--import", src, "--name", "mine")
+    assert code == 0
+    told = f"left out: 3 images (cat/deep0.png, cat/deep1.png, cat/deep2.png) {pictures.RULES['channels']}"
+    assert told in lines
+    assert "16 bits (colour or transparency), of which only 8 could be read: save them with 8 bits" in told
+    for path in (src / "cat").glob("0*.png"):
+        path.write_bytes(deep_png(np.full((28, 28, 3), 4095), 2))
+    for path in (src / "dog").glob("0*.png"):
+        path.write_bytes(deep_png(np.full((28, 28, 3), 4095), 2))
+    refused(drive, tmp_path, "with several channels of 16 bits", "--import", src, "--name", "yours")
 
 
 def test_colour_as_grey_in_all_images_is_grey(drive, tmp_path):

@@ -101,6 +101,38 @@ def test_sixteen_bits_stay_in_their_own_range_when_they_are_resized(fit, tmp_pat
     assert set(found.pixels[found.pixels < 1000]) == ({0} if fit == "pad" else set()), "black is only beside it"
 
 
+@pytest.mark.parametrize(("kind", "channels"), [(4, 2), (2, 3), (6, 4)], ids=["grey+alpha", "RGB", "RGBA"])
+def test_sixteen_bits_in_several_channels_are_left_out_and_not_cut(kind, channels, tmp_path):
+    """Pillow would keep the higher byte: twelve bits would come in nearly black."""
+    values = np.random.default_rng(0).integers(0, 4096, (28, 28, channels))
+    values[..., channels - 1] = 65535  # where it is alpha, opaque
+    (tmp_path / "a.png").write_bytes(deep_png(values, kind))
+    assert Image.open(tmp_path / "a.png").mode in ("RGB", "RGBA")
+    found = read(tmp_path / "a.png")
+    assert (found.pixels, found.odd) == (None, ("channels",))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_so_are_those_of_a_tiff(channels, order, tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (28, 28, channels)).astype(np.uint16)
+    (tmp_path / "a.tif").write_bytes(tiff(values, order=order))
+    assert Image.open(tmp_path / "a.tif").mode == "RGB"
+    assert read(tmp_path / "a.tif", "TIFF").odd == ("channels",)
+    (tmp_path / "b.tif").write_bytes(tiff((values // 16).astype(np.uint8), order=order))
+    found = read(tmp_path / "b.tif", "TIFF")
+    assert found.odd == ()
+    assert np.array_equal(found.pixels, values[..., :3] // 16)
+
+
+def test_a_transparent_value_of_sixteen_bits_is_black(tmp_path):
+    values = (RAMP * 5 + 1).astype(np.uint16)
+    found = read(saved(tmp_path / "a.png", Image.fromarray(values), transparency=int(values[3, 3])))
+    assert found.odd == ("deep", "alpha")
+    values[3, 3] = 0
+    assert np.array_equal(found.pixels, values)
+
+
 def test_floating_point_is_left_out(tmp_path):
     path = saved(tmp_path / "a.tif", Image.fromarray(RAMP.astype(np.float32)))
     assert read(path, "TIFF").odd == ("range",)
@@ -147,14 +179,41 @@ def test_half_a_file_is_left_out_wherever_it_ends(tmp_path):
         assert read(tmp_path / "a.png").odd == ("broken",), end
 
 
-def png(width, height, packed, kind=0):
+def png(width, height, packed, kind=0, bits=8):
     """A PNG that declares what it likes."""
 
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def deep_png(values, kind):
+    """Of 16 bits, [H, W, C], which Pillow itself cannot write."""
+    values = values.astype(">u2")
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))
+    return png(values.shape[1], len(values), packed, kind, 16)
+
+
+def tiff(values, white=False, order="<"):
+    """A plain TIFF of any kind of numbers, [H, W] or [H, W, C]."""
+    values = values.astype(values.dtype.newbyteorder(order))
+    height, width, channels = (*values.shape, 1)[:3]
+    kind, bits = {"u": 1, "i": 2, "f": 3}[values.dtype.kind], 8 * values.dtype.itemsize
+    seen = 2 if channels > 1 else int(not white)
+    extra = [(338, 0)] if channels == 4 else []
+    behind = 8 + 2 + 12 * (10 + len(extra)) + 4  # where lists begin: bits and kinds of each channel, then the pixels
+    lists = struct.pack(f"{order}{2 * channels}H", *[bits] * channels, *[kind] * channels) * (channels > 1)
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, seen), (273, behind + len(lists))]
+    tags += [(277, channels), (278, height), (279, values.nbytes), *extra, (339, kind)]
+    raw = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    for tag, value in tags:
+        if channels > 1 and tag in (258, 339):
+            raw += struct.pack(f"{order}HHII", tag, 3, channels, behind + 2 * channels * (tag == 339))
+        else:
+            raw += struct.pack(f"{order}HHII", tag, 4, 1, value)
+    return raw + bytes(4) + lists + values.tobytes()
 
 
 @pytest.mark.parametrize(
