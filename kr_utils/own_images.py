@@ -239,7 +239,7 @@ def _together(found: list[pictures.Picture], names: list[str], colour: str, tell
     bits = max([8, *(each.highest.bit_length() for each in found)])
     if any(each.pixels.dtype == np.uint16 for each in found):
         tell(f"16 bits: {bits} of them are used; the highest 8 are kept")
-    pixels = [_in_eight(each.pixels, bits) for each in found]
+    pixels = [_in_eight(each, bits) for each in found]
 
     # Grey or colour
     coloured = [name for name, each in zip(names, pixels) if each.ndim == 3 and _in_colour(each)]
@@ -250,9 +250,12 @@ def _together(found: list[pictures.Picture], names: list[str], colour: str, tell
     return np.stack([_as_rgb(each) if rgb else _as_grey(each) for each in pixels]), bits
 
 
-def _in_eight(image: np.ndarray, bits: int) -> np.ndarray:
-    """uint8 of an image; of a uint16 one the highest 8 of so many bits."""
-    return (image >> (bits - 8)).astype(np.uint8) if image.dtype == np.uint16 else image
+def _in_eight(picture: pictures.Picture, bits: int) -> np.ndarray:
+    """uint8 of an image; of a uint16 one the highest 8 of so many bits, with white as the highest value."""
+    if picture.pixels.dtype != np.uint16:
+        return picture.pixels
+    grey = np.minimum(picture.pixels >> (bits - 8), 255).astype(np.uint8)  # beside a negative one is 65535
+    return 255 - grey if "negative" in picture.odd else grey
 
 
 def _in_colour(image: np.ndarray) -> bool:

@@ -47,7 +47,7 @@ CHANGED = {
     "alpha": "transparent: laid on black",
     "space": "in CMYK, YCbCr or LAB: converted to RGB",
     "deep": "of 16 bits: as many bits as the largest value of all of them has become 8",
-    "negative": "DICOM, MONOCHROME1: inverted, so that white is the highest value",
+    "negative": "of which 0 is white (TIFF's WhiteIsZero, DICOM's MONOCHROME1): inverted, so that white is highest",
     "window": "DICOM with a window: its first one is taken, after slope and intercept",
     "stretched": "DICOM without a window: from the smallest to the largest value of each, after slope and intercept",
     "oblong": "not square",
@@ -60,7 +60,8 @@ RULES = LEFT_OUT | CHANGED
 class Picture:
     """An image that was read, or only why it is left out.
 
-    pixels : uint8 [S, S] or [S, S, 3], or uint16 [S, S] where it has more than 8 bits; None where it is left out
+    pixels : uint8 [S, S] or [S, S, 3], or uint16 [S, S] where it has more than 8 bits, and is then still to be
+        inverted if it is "negative"; None where it is left out
     odd : keys of `RULES`
     patient : DICOM's own PatientID, or ""
     highest : the largest value of the file's own pixels, before their number was changed; only where they are uint16
@@ -166,6 +167,8 @@ def _decoded(file: BinaryIO, path: Path, kind: str, odd: list[str]) -> Image.Ima
             image.load()
             if image.format in ("JPEG", "MPO") and _ends_grey(image) and _ends_early(file):
                 raise InputError(LIES.format(_told(path), "fewer"))
+            if image.format == "TIFF" and image.tag_v2.get(262) == 0 and image.mode != "1":
+                odd.append("negative")
             return _plain_mode(ImageOps.exif_transpose(image), odd)
     except (InputError, _LeftOutError, MemoryError):
         raise
@@ -289,7 +292,7 @@ def _plain_mode(image: Image.Image, odd: list[str]) -> Image.Image:
     return image if mode in ("L", "RGB") else image.convert("L" if mode == "1" else "RGB")
 
 
-def fitted(image: Image.Image, size: int, fit: str) -> Image.Image:
+def fitted(image: Image.Image, size: int, fit: str, black: int = 0) -> Image.Image:
     """A square of `size` pixels, by bicubic interpolation over as many pixels as fall into one; as it is if it fits."""
     width, height = image.size
     if (width, height) == (size, size):
@@ -304,7 +307,7 @@ def fitted(image: Image.Image, size: int, fit: str) -> Image.Image:
     # Nothing is cut off, and nothing changes its form
     longest = max(width, height)
     inner = max(1, round(size * width / longest)), max(1, round(size * height / longest))
-    square = Image.new(image.mode, (size, size))
+    square = Image.new(image.mode, (size, size), black)
     square.paste(_resized(image, inner), ((size - inner[0]) // 2, (size - inner[1]) // 2))
     return square
 
@@ -320,7 +323,8 @@ def _fitted(image: Image.Image, size: int, fit: str, odd: list[str]) -> np.ndarr
         odd.append("oblong")
     if max(image.size) < size:
         odd.append("enlarged")
-    found = np.asarray(fitted(image, size, fit))
+    negative = image.mode == "F" and "negative" in odd  # others are inverted already
+    found = np.asarray(fitted(image, size, fit, 65535 if negative else 0))
     return np.clip(np.rint(found), 0, 65535).astype(np.uint16) if image.mode == "F" else found
 
 

@@ -16,7 +16,7 @@ from conftest import med_arrays, own_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_pictures import deep_png, dicom, png
+from test_pictures import deep_png, dicom, png, tiff
 
 import run_all
 from kr_utils import InputError, data, own_files, own_images, pictures
@@ -487,6 +487,30 @@ def test_bits_are_counted_before_an_image_is_resized(bits, drive, tmp_path):
     assert f"16 bits: {bits} of them are used; the highest 8 are kept" in lines
     arrays = np.load(tmp_path / "data/mine.npz")
     assert all((arrays[f"{split}_images"].max((1, 2)) == 255).all() for split in SPLITS)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_tiffs_of_which_zero_is_white_are_inverted_whatever_their_bits(bits, drive, tmp_path):
+    """In one set with others, in one scale; what is beside an oblong one is black."""
+    high = (2**bits - 1) // 255
+    for k, name in enumerate(("a", "b")):
+        (tmp_path / f"src/{name}").mkdir(parents=True)
+        for i in range(6):
+            values = noise(10 * k + i, (20, 28)).astype(np.uint8 if bits == 8 else np.uint16) * high
+            values[0, 0] = 2**bits - 1
+            (tmp_path / f"src/{name}/{i}.tif").write_bytes(tiff(2**bits - 1 - values if i % 2 else values, i % 2))
+    code, lines, _ = drive("--import", tmp_path / "src", "--name", "mine")
+    assert code == 0
+    names = "a/1.tif, a/3.tif, a/5.tif"
+    assert any(line.startswith(f"noted: 6 images ({names}, ...) of which 0 is white") for line in lines)
+    wanted = []
+    for k in range(2):
+        for i in range(6):
+            square = np.zeros((28, 28), np.uint8)
+            square[4:24] = (noise(10 * k + i, (20, 28)).astype(int) * high) >> (bits - 8)
+            square[4, 0] = 255
+            wanted.append((square.tobytes(), k))
+    assert rows_of(np.load(tmp_path / "data/mine.npz")) == sorted(wanted)
 
 
 @pytest.mark.parametrize(("colour", "channels"), [("auto", 3), ("grey", 1), ("rgb", 3)])

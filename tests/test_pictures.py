@@ -125,6 +125,18 @@ def test_so_are_those_of_a_tiff(channels, order, tmp_path):
     assert np.array_equal(found.pixels, values[..., :3] // 16)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_tiff_of_which_zero_is_white_is_told(kind, tmp_path):
+    """Pillow inverts those of 8 bits; of 16 nobody knows the white before all are read."""
+    values = RAMP[:14].astype(kind)
+    (tmp_path / "a.tif").write_bytes(tiff(values, white=True))
+    found = read(tmp_path / "a.tif", "TIFF")
+    assert set(found.odd) == {"negative", "oblong", *(["deep"] if kind is np.uint16 else [])}
+    wanted = 255 - values if kind is np.uint8 else values
+    assert np.array_equal(found.pixels[7:21], wanted)
+    assert set(found.pixels[:7].ravel()) == ({0} if kind is np.uint8 else {65535}), "black beside it"
+
+
 def test_a_transparent_value_of_sixteen_bits_is_black(tmp_path):
     values = (RAMP * 5 + 1).astype(np.uint16)
     found = read(saved(tmp_path / "a.png", Image.fromarray(values), transparency=int(values[3, 3])))
