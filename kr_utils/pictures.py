@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kr_utils import InputError, plain
 from kr_utils.dataset_file import PIECE, SMALLEST, one_line
@@ -32,7 +32,8 @@ FITS = ("pad", "crop", "stretch")
 LEFT_OUT = {
     "broken": "cannot be decoded",
     "codec": "packed in a way that pydicom needs another package for (its own documentation names it)",
-    "range": "with 32-bit or floating-point pixels, whose black and white nobody knows: save them with 8 or 16 bits",
+    "range": "with signed, 32-bit or floating-point pixels, whose black and white nobody knows: save them with 8 or 16 "
+    "bits, without sign",
     "channels": "with several channels of 16 bits (colour or transparency), of which only 8 could be read: save them "
     "with 8 bits, or as grey without transparency",
     "tiny": f"with a side of less than {SMALLEST} pixels",
@@ -154,6 +155,8 @@ def _decoded(file: BinaryIO, path: Path, kind: str, odd: list[str]) -> Image.Ima
             image = Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP"))
             _require_bounded(path, *image.size)
             _require_honest(image, file, path)
+            if _without_range(image):
+                raise _LeftOutError("range")
             if _deep_channels(image):
                 raise _LeftOutError("channels")
             if {"MPO": "JPEG", "DIB": "BMP"}.get(image.format, image.format) != kind:
@@ -174,6 +177,8 @@ def _decoded(file: BinaryIO, path: Path, kind: str, odd: list[str]) -> Image.Ima
         raise
     except Image.DecompressionBombError as error:
         raise InputError(f"{_told(path)}: declares more pixels than Pillow opens; move it away") from error
+    except UnidentifiedImageError as error:
+        raise _LeftOutError("broken", "no PNG, JPEG, TIFF or BMP that Pillow knows") from error
     except Exception as error:  # each of Pillow's readers fails in its own ways on damaged bytes
         raise _LeftOutError("broken", one_line(error)) from error
 
@@ -216,6 +221,13 @@ def _require_honest(image: Image.Image, file: BinaryIO, path: Path) -> None:
     file.seek(begin)
     if unpack.eof and unpacked != wanted:
         raise InputError(LIES.format(_told(path), "fewer" if unpacked < wanted else "more"))
+
+
+def _without_range(image: Image.Image) -> bool:
+    """Whether a TIFF's kind of numbers has no black and white of its own; those that happen to be in it say nothing."""
+    if image.format != "TIFF":
+        return False
+    return max(image.tag_v2.get(258, (1,))) > 16 or max(image.tag_v2.get(339, (1,))) > 1
 
 
 def _deep_channels(image: Image.Image) -> bool:
@@ -266,12 +278,9 @@ def _rows_bytes(width: int, height: int, bits: int) -> int:
 def _plain_mode(image: Image.Image, odd: list[str]) -> Image.Image:
     """Grey (L), colour (RGB), or grey of 16 bits (F); other modes by their rule."""
     mode = image.mode
-    if mode.startswith("I") or mode == "F":
-        values = np.asarray(image)
-        if mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise _LeftOutError("range")
+    if mode.startswith("I"):
         odd.append("deep")
-        values = values.astype(np.float32)
+        values = np.asarray(image).astype(np.float32)
         if (clear := image.info.get("transparency")) is not None:
             odd.append("alpha")
             values[values == clear] = 0

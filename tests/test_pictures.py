@@ -152,6 +152,16 @@ def test_floating_point_is_left_out(tmp_path):
     assert read(path, "TIFF").odd == ("range",)
 
 
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "u4", "f4"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_kind_of_numbers_decides_and_not_those_that_are_in_it(kind, order, tmp_path):
+    """Or the bright images of a set would be left out, and the dark ones kept."""
+    for values in (RAMP % 100, RAMP * 100 if "4" in kind else RAMP % 99):
+        (tmp_path / "a.tif").write_bytes(tiff(values.astype(kind), order=order))
+        unknown = (kind, order) == ("u4", ">")  # to Pillow
+        assert read(tmp_path / "a.tif", "TIFF").odd == ("broken" if unknown else "range",)
+
+
 def test_of_several_pictures_the_first(tmp_path):
     frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
     for end in (".png", ".tif"):
@@ -178,6 +188,7 @@ def test_rubbish_is_left_out(raw, tmp_path):
     found = read(tmp_path / "a.png")
     assert (found.pixels, found.odd) == (None, ("broken",))
     assert found.why
+    assert "<" not in found.why, "no object of Python's"
 
 
 def test_half_a_file_is_left_out_wherever_it_ends(tmp_path):
