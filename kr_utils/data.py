@@ -29,6 +29,7 @@ from kr_utils.dataset_file import (
     read_shapes,
     require_new_images,
     shared_images,
+    tell_patients,
     tell_shared,
     validate,
 )
@@ -306,11 +307,11 @@ def load(name: str, root: str | Path = "") -> Dataset:
 def check(name: str, root: str | Path = "", tell: Callable[[str], None] | None = None) -> str:
     """Validate a dataset's files without torch; return the checksum of its content.
 
-    tell : is given a line if there are images that stand in two splits
+    tell : is given a line if there are images that stand in two splits, and one if there are patients
     """
     with _in_memory(name, root):
         info, arrays, shared = _read(name, root)
-        if tell and (words := tell_shared(shared)):
+        for words in filter(None, (tell_shared(shared), tell_patients(arrays)) if tell else ()):
             tell(f"{name}: {words}")
         return _checksum(info, arrays)
 

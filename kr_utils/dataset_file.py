@@ -48,7 +48,7 @@ def validate(
     Parameters
     ----------
     arrays : `<split>_images` uint8 [N, H, W] or [N, H, W, C]; `<split>_labels` integer [N] or [N, 1]; perhaps
-        `<split>_groups` integer [N] of all three: images of one patient have the same number
+        `<split>_groups` integer [N] or [N, 1] of all three: images of one patient have the same number
     classes : how many the dataset declares
     channels : the numbers of channels that it may have
     where : the file, named in every error
@@ -121,6 +121,8 @@ def _groups(arrays: dict[str, np.ndarray], out: dict[str, np.ndarray], where: st
     found = {}
     for split, key in zip(SPLITS, GROUPS):
         groups = arrays.get(key)
+        if groups is not None and groups.ndim == 2 and groups.shape[1] == 1:
+            groups = groups[:, 0]
         if groups is None or groups.dtype.kind not in "iu" or groups.shape != out[f"{split}_labels"].shape:
             raise InputError(f"{where}: {key} must be whole numbers, one per {split} image; store all three or none")
         found[key] = groups.astype(np.int64)
@@ -179,6 +181,19 @@ def tell_shared(shared: dict[tuple[str, str], np.ndarray], most: int = 3) -> str
     return f"the same pixels in two splits: {'; '.join(words)}; those in train do not count as non-members" * bool(
         words
     )
+
+
+def tell_patients(arrays: dict[str, np.ndarray]) -> str:
+    """How many patients have images in two splits, in one line; "" if there is none, or patients are not known."""
+    words = []
+    for first, later in combinations(SPLITS, 2):
+        whose = [arrays.get(f"{split}_groups", ()) for split in (first, later)]
+        if count := len(np.intersect1d(*whose)):
+            words.append(f"{count} of {later} in {first} too")
+    told = (
+        f"the same patients in two splits: {'; '.join(words)}; their images count as new ones all the same, and make "
+    )
+    return f"{told}accuracy and attacks look other than they are: cut the splits by patient" * bool(words)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

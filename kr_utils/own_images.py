@@ -34,6 +34,7 @@ from kr_utils.dataset_file import (
     read_npz,
     require_new_images,
     shared_images,
+    tell_patients,
     tell_shared,
     validate,
 )
@@ -294,6 +295,11 @@ def _from_npz(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list[st
         raise InputError(f"--class-names has {len(names)}, but the labels of {wanted.source} are 0 to {highest}")
     arrays = validate(arrays, len(names), (1, 3), str(wanted.source))
 
+    # Patients: who they are stays outside
+    if GROUPS[0] in arrays:
+        whose = numbered([str(number) for key in GROUPS for number in arrays[key]])
+        arrays |= zip(GROUPS, np.split(whose, np.cumsum([len(arrays[key]) for key in GROUPS])[:-1]))
+
     # Colour and size, where others are wanted
     height, width = arrays["train_images"].shape[1:3]
     size = (wanted.size, wanted.size) if wanted.size else (height, width)
@@ -452,7 +458,7 @@ def _tell_splits(arrays: dict, names: list[str], shared: dict, tell: Tell) -> No
         tell(
             f"{split}: {own_files.some(len(labels), 'image')}{whose} ({words}{', ...' if len(names) > 10 else ''}){few}"
         )
-    if words := tell_shared(shared):
+    for words in filter(None, (tell_shared(shared), tell_patients(arrays))):
         tell(words)
 
 

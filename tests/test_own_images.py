@@ -621,7 +621,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(drive, tmp_path):
 
 def test_an_npz_keeps_its_splits_its_arrays_and_its_groups(drive, tmp_path):
     arrays = med_arrays((30, 12, 25), channels=3) | {
-        f"{split}_groups": np.arange(n) // 2 + 100 * k for k, (split, n) in enumerate(zip(SPLITS, (30, 12, 25)))
+        f"{split}_groups": 7 * (np.arange(n) // 2) + 10**6 * k for k, (split, n) in enumerate(zip(SPLITS, (30, 12, 25)))
     }
     arrays["val_images"][3] = arrays["train_images"][5]
     np.savez(tmp_path / "x.npz", **arrays, notes=np.zeros(3))
@@ -635,7 +635,30 @@ def test_an_npz_keeps_its_splits_its_arrays_and_its_groups(drive, tmp_path):
     for split in SPLITS:
         images = getattr(loaded, split).images.numpy().transpose(0, 2, 3, 1)
         assert np.array_equal(images, arrays[f"{split}_images"])
-        assert np.array_equal(loaded.groups[split], arrays[f"{split}_groups"])
+    whose = [arrays[f"{split}_groups"] for split in SPLITS]
+    assert np.array_equal(
+        np.concatenate([loaded.groups[split] for split in SPLITS]),
+        np.unique(np.concatenate(whose), return_inverse=True)[1],
+    ), "the same patients, under other numbers"
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_patients_in_two_splits_of_an_npz_are_told_by_the_import_and_before_every_run(shape, drive, tmp_path):
+    arrays = med_arrays((30, 12, 25))
+    for split, low in (("train", 0), ("val", 28), ("test", 28)):
+        n = len(arrays[f"{split}_labels"])
+        arrays[f"{split}_groups"] = (1000 + 3 * (low + np.arange(n))).reshape(shape)
+    np.savez(tmp_path / "x.npz", **arrays)
+    told = "the same patients in two splits: 2 of val in train too; 2 of test in train too; 12 of test in val too; "
+    code, lines, _ = drive("--import", tmp_path / "x.npz", "--name", "mine")
+    assert code == 0
+    assert any(line.startswith(told) for line in lines)
+    groups = data.load("mine", str(tmp_path / "data")).groups
+    assert groups["train"].tolist() == [*range(30)], "not the patients' own numbers"
+    assert groups["val"].tolist() == [*range(28, 40)]
+    assert groups["test"].tolist() == [*range(28, 53)]
+    _, lines, _ = drive("--datasets", "mine", "--profile", "smoke", "--dry-run")
+    assert any(told in line for line in lines)
 
 
 def test_an_npz_at_another_size_and_without_colour(drive, tmp_path):
