@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kr_utils import InputError, data, dataset_file, owned, paths
+from kr_utils import InputError, data, dataset_file, own_images, owned, paths
 
 LEAST_VAL = 60  # validation images of a fold, where there are that many: fewer choose nothing
 
@@ -23,6 +23,7 @@ class Source:
 
     images : uint8 [N, H, W, C]; labels : int64 [N]
     val_share : the part of the N images that are the publisher's validation images
+    patients : int64 [N], whose each image is; None where that is not known
     """
 
     name: str
@@ -33,6 +34,7 @@ class Source:
     images: np.ndarray
     labels: np.ndarray
     val_share: float
+    patients: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,15 @@ def read(name: str, root: str | Path = "", described: str | Path = "", mirror: s
     if known or not path.is_file():
         ds = data.load(name, root)
         pairs = [(split.images.permute(0, 2, 3, 1).numpy(), split.labels.numpy()) for split in (ds.train, ds.val)]
-        return _source(name, ds.info, ds.class_names, pairs)
+        whose = [ds.groups[part] for part in ("train", "val") if ds.groups]
+        return _source(name, ds.info, ds.class_names, pairs, whose)
     arrays = dataset_file.read_npz(path)
     about = paths.absolute(described, "--describe") / f"{name}.json" if str(described) else None
     info = _described(path, about, mirror, arrays)
     arrays = dataset_file.validate(arrays, info.classes, (1, 3), str(path))
     pairs = [(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "val")]
-    return _source(name, info, info.class_names, pairs)
+    whose = [arrays[key] for key in dataset_file.GROUPS[:2] if key in arrays]
+    return _source(name, info, info.class_names, pairs, whose)
 
 
 def _described(path: Path, about: Path | None, mirror: str, arrays: dict[str, np.ndarray]) -> data.Info:
@@ -98,12 +102,13 @@ def _described(path: Path, about: Path | None, mirror: str, arrays: dict[str, np
     return data.Info(path.stem, "own", len(names), 0, "see its source", class_names=names, **data.MIRROR[mirror])
 
 
-def _source(name: str, info: data.Info, class_names: tuple[str, ...], pairs: list) -> Source:
-    """pairs : images and labels of train and of val"""
+def _source(name: str, info: data.Info, class_names: tuple[str, ...], pairs: list, whose: list) -> Source:
+    """pairs : images and labels of train and of val; whose : the patients of both, or nothing"""
     mirror = "both" if info.vflip else "left-right" if info.hflip else "none"
     images, labels = (np.concatenate(parts) for parts in zip(*pairs))
     val_share = len(pairs[1][1]) / len(labels)
-    return Source(name, info.title, tuple(class_names), mirror, info.licence, images, labels, val_share)
+    patients = np.concatenate(whose) if whose else None
+    return Source(name, info.title, tuple(class_names), mirror, info.licence, images, labels, val_share, patients)
 
 
 def fold_names(name: str, splits: int) -> list[str]:
@@ -140,45 +145,73 @@ def split(source: Source, cut: Cut) -> list[dict[str, np.ndarray]]:
     """Of each fold, which images of the source are its train, val and test: ascending indices.
 
     Each class is dealt to the folds one image after another: their held-out parts differ by at most one image of it,
-    and together they are all images, each once. Images with the very same pixels are never parted. What is not held
-    out gives the validation images (the source's share of them, at least 60, at most half), then at most `most_train`
-    training images.
+    and together they are all images, each once. Images with the very same pixels are never parted, nor those of one
+    patient where patients are known: then patients are dealt, one after another. What is not held out gives the
+    validation images (the source's share of them, at least 60, at most half), then at most `most_train` training
+    images.
 
     Raises
     ------
     InputError
-        A class has too few different images.
+        A class has too few different images, or patients.
     """
     rng = np.random.default_rng(cut.seed)
-    group = same_pixels(source.images)
-    first = np.unique(group, return_index=True)[1]
-    strata = source.labels[first]  # a group of the same pixels counts as the class of its first image
-    rare = np.bincount(strata, minlength=len(source.class_names))
+    alike = same_pixels(source.images)
+    different = np.unique(alike, return_index=True)[1]  # the first image of each
+    group, strata = _together(source, alike, different)
+    rare = np.zeros(len(source.class_names), int)
+    for k in range(len(rare)):
+        rare[k] = len(np.unique(group[different][source.labels[different] == k]))
     if rare.min() - -(-rare.min() // cut.splits) < 2 or rare.min() < cut.splits:
-        word = f"{rare.min()} different images in train and validation together"
+        kind = "different images" if source.patients is None else "patients"
+        word = f"{rare.min()} {kind} in train and validation together"
         raise InputError(
             f"{source.name}: class {rare.argmin()} has {word}; too few for {cut.splits} splits, take fewer"
         )
 
     # Hold out
-    shuffled = rng.permutation(len(first))
+    shuffled = rng.permutation(len(strata))
     dealt = shuffled[np.argsort(strata[shuffled], kind="stable")]
-    held = np.empty(len(first), dtype=int)
-    held[dealt] = np.arange(len(first)) % cut.splits
+    held = np.empty(len(strata), dtype=int)
+    held[dealt] = np.arange(len(strata)) % cut.splits
 
     # Share out the rest
     parts = []
     for k in range(cut.splits):
         rest = np.flatnonzero(held != k)
-        n_val = min(max(round(source.val_share * len(rest)), LEAST_VAL), len(rest) // 2)
+        images = int(np.isin(group[different], rest).sum())
+        n_val = max(round(source.val_share * images), LEAST_VAL) * len(rest) / images
+        n_val = min(round(n_val), len(rest) // 2)
         in_val = spread(strata[rest], n_val, rng)
         val, train = rest[in_val], rest[~in_val]
         groups = {"train": train, "val": val, "test": np.flatnonzero(held == k)}
         parts.append({name: np.flatnonzero(np.isin(group, chosen)) for name, chosen in groups.items()})
-        if len(parts[k]["train"]) > cut.most_train:  # there are more than enough: one image of each group
-            kept = train[spread(strata[train], min(cut.most_train, len(train)), rng)]
-            parts[k]["train"] = np.sort(first[kept])
+        if len(parts[k]["train"]) > cut.most_train:  # there are more than enough: each different image once
+            inside = different[np.isin(group[different], train)]
+            kept = inside[spread(source.labels[inside], min(cut.most_train, len(inside)), rng)]
+            parts[k]["train"] = np.sort(kept)
+
+        # A patient of several classes counts as none of them
+        for name, index in parts[k].items():
+            counts = np.bincount(source.labels[index], minlength=len(rare))
+            if not counts.all():
+                lacks = f"class {counts.argmin()} has no {name} image in fold {k + 1} of {cut.splits}"
+                raise InputError(f"{source.name}: {lacks}; its patients are too few, take fewer splits")
     return parts
+
+
+def _together(source: Source, alike: np.ndarray, different: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which images stay together, int [N] from 0; and what each such group counts as when classes are spread evenly.
+
+    A group of the same pixels counts as the class of its first image; a patient as the class of all of them, or, with
+    several, as one of those that have several.
+    """
+    if source.patients is None:
+        return alike, source.labels[different]
+    group = own_images.joined(np.unique(source.patients, return_inverse=True)[1], alike)
+    of = np.zeros((group.max() + 1, len(source.class_names)), bool)
+    of[group, source.labels] = True
+    return group, np.where(of.sum(1) == 1, of.argmax(1), len(source.class_names))
 
 
 def write(source: Source, cut: Cut, folder: Path) -> dict[str, str]:
@@ -195,6 +228,8 @@ def write(source: Source, cut: Cut, folder: Path) -> dict[str, str]:
     for k, (name, parts) in enumerate(zip(fold_names(source.name, cut.splits), split(source, cut))):
         arrays = {f"{part}_images": source.images[index] for part, index in parts.items()}
         arrays |= {f"{part}_labels": source.labels[index] for part, index in parts.items()}
+        if source.patients is not None:
+            arrays |= {f"{part}_groups": source.patients[index] for part, index in parts.items()}
         about = {
             "title": f"{source.title}, fold {k + 1} of {cut.splits}"[:100],
             "class_names": list(source.class_names),

@@ -343,7 +343,7 @@ def _places(images, labels, groups, given: list[str], names: list[str], tell: Te
         some = f"{copies:,} image{'s are copies' if copies > 1 else ' is a copy'} of another"
         tell(f"the same pixels: {some} ({other:,} in another class); kept together")
     owners = np.arange(len(images)) if groups is None else groups
-    blocks = _joined(owners, alike)
+    blocks = joined(owners, alike)
 
     if not given[0]:
         return cut(blocks, labels, names)
@@ -373,7 +373,7 @@ def _places(images, labels, groups, given: list[str], names: list[str], tell: Te
     return places
 
 
-def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """int64 [N], from 0: images have the same number if a chain of equal entries of either array links them."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components

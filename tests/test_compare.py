@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -123,6 +124,51 @@ def test_images_with_the_same_pixels_are_never_parted():
     (part, *_) = folds.split(source([0, 1] * 150, images), folds.Cut(splits=3, most_train=40))
     assert len(part["train"]) == 40
     assert max(pixels(images[part["train"]]).values()) == 1
+
+
+def test_patients_are_never_parted_and_stay_known(tmp_path):
+    """Not even by pixels that two of them share, or where there is more to train on than is wanted."""
+    rng = np.random.default_rng(0)
+    arrays = med_arrays((240, 60, 90), size=8)
+    for split, low, high in (("train", 0, 70), ("val", 50, 80), ("test", 100, 130)):  # some are in train and val
+        arrays[f"{split}_groups"] = 1000 + rng.integers(low, high, len(arrays[f"{split}_labels"]))
+    arrays["train_images"][7] = arrays["val_images"][9]
+    own_set(tmp_path, arrays)
+    for most, work in ((1500, "all"), (40, "few")):
+        held = []
+        for name in folds.write(folds.read("mine", tmp_path), folds.Cut(most_train=most), tmp_path / work):
+            stored = np.load(tmp_path / work / f"{name}.npz")
+            whose = {part: set(stored[f"{part}_groups"].tolist()) for part in ("train", "val", "test")}
+            assert not whose["train"] & whose["val"]
+            assert not (whose["train"] | whose["val"]) & whose["test"]
+            assert all(len(stored[f"{part}_groups"]) == len(stored[f"{part}_labels"]) for part in whose)
+            assert data.load(name, tmp_path / work).shared["train", "test"].size == 0
+            assert (len(stored["train_labels"]) == 40) == (most == 40)
+            assert 45 <= len(stored["val_labels"]) <= 80, "sixty, as nearly as whole patients allow"
+            held.append(whose["test"])
+        assert sum(map(len, held)) == len(set.union(*held)), "each is held out once"
+    assert set.union(*held) == set(arrays["train_groups"].tolist()) | set(arrays["val_groups"].tolist())
+
+
+def test_patients_of_several_classes_are_no_hindrance_and_too_few_are_refused():
+    labels = np.tile([0, 1], 150)
+    made = dataclasses.replace(source(labels), patients=np.arange(300) // 4)
+    for part in folds.split(made, folds.Cut()):
+        assert len(part["test"]) == 100
+    with pytest.raises(InputError, match=r"made: class 0 has 2 patients in train and validation together; too few"):
+        folds.split(dataclasses.replace(made, patients=np.arange(300) // 150), folds.Cut())
+
+
+def test_folds_without_patients_are_those_of_before():
+    """A budget's cells count only for the very folds that they were made from."""
+    images = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), np.uint8)
+    images[200:] = images[:100]
+    digest = hashlib.sha256()
+    for most in (1500, 40):
+        for part in folds.split(source([0, 1, 1] * 100, images), folds.Cut(most_train=most)):
+            for index in part.values():
+                digest.update(np.ascontiguousarray(index, np.int64).data)
+    assert digest.hexdigest() == "4a791319cfd4fe261b8fda6afd5f02e2d99be71afeb827440db35ec6660d57c0"
 
 
 def test_too_rare_a_class_is_refused_in_words():

@@ -829,7 +829,7 @@ def test_patients_of_a_split_are_like_those_of_the_others():
 
 def test_a_chain_of_patients_and_pixels_is_one_block():
     patients, alike = np.array([0, 1, 1, 2, 3, 4]), np.array([0, 0, 1, 1, 2, 3])
-    assert own_images._joined(patients, alike).tolist() == [0, 0, 0, 0, 1, 2]
+    assert own_images.joined(patients, alike).tolist() == [0, 0, 0, 0, 1, 2]
 
 
 def test_unknown_patients_are_each_alone():
