@@ -190,7 +190,7 @@ def tell_patients(arrays: dict[str, np.ndarray]) -> str:
         whose = [arrays.get(f"{split}_groups", ()) for split in (first, later)]
         if count := len(np.intersect1d(*whose)):
             words.append(f"{count} of {later} in {first} too")
-    told = f"the same patients in two splits: {'; '.join(words)}; their images count as new ones all the same: accuracy "
+    told = f"the same patients in two splits: {'; '.join(words)}; their images still count as new ones: accuracy "
     return f"{told}and attacks look other than they are; cut the splits by patient" * bool(words)
 
 

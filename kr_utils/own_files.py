@@ -247,7 +247,10 @@ def _rows(table: Path, told: list[str]) -> list[tuple[int, dict[str, str]]]:
     # The separator is the one that makes sense of the first line
     known, names = [], []
     for mark in (",", ";", "\t"):
-        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=mark), [])]
+        try:
+            names = [name.strip().lower() for name in next(csv.reader([header], delimiter=mark), [])]
+        except csv.Error as error:
+            raise InputError(f"{table}: line 1 is no CSV ({one_line(error)}); write it again") from error
         known = [COLUMNS.get(name, "") for name in names]
         if "file" in known:
             break
@@ -255,7 +258,7 @@ def _rows(table: Path, told: list[str]) -> list[tuple[int, dict[str, str]]]:
     if rest := [name for name, key in zip(names, known) if not key and name]:
         told.append(f"passed over in {table.name}: {few(rest, 'column')}")
 
-    rows, begun, reader = [], False, csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    rows, begun, reader = [], False, csv.reader(io.StringIO(text), delimiter=mark, strict=True)
     try:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -300,7 +303,7 @@ def _text(table: Path, told: list[str]) -> str:
         told.append(f"{table.name} is not UTF-8 and was read as Windows-1252 (Latin-1): look at the class names")
     if "\0" in text:
         raise InputError(f"--labels {table}: not a text (or UTF-16 without its mark); save it as a CSV in UTF-8")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as Windows ends a line, and as Excel's "Macintosh" does
 
 
 def _require_columns(table: Path, known: list[str], header: str) -> None:

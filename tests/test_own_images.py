@@ -44,7 +44,7 @@ def classes(folder, count=10, names=("cat", "dog")):
 
 def table(path, rows, columns=("file", "label"), mark=",", **options):
     with open(path, "w", newline="", encoding=options.get("encoding", "utf-8")) as file:
-        writer = csv.writer(file, delimiter=mark)
+        writer = csv.writer(file, delimiter=mark, lineterminator=options.get("ends", "\n"))
         writer.writerows([columns, *rows])
     return path
 
@@ -190,6 +190,9 @@ TABLES = {
     "another separator": (raw_table(b"file|label\n0.png|a\n"), "no column file in 'file|label'"),
     "a short line": (raw_table(b"file,label\n0.png,a\n1.png\n"), "line 3 has 1 columns, the first 2"),
     "a comma too many": (raw_table(b"file,label\n0.png,a,b\n"), "line 2 has 3 columns, the first 2"),
+    "a name of many pages": (raw_table(b"file,label," + 200_000 * b"x" + b"\n0.png,a,b\n"), "line 1 is no CSV (field"),
+    "a cell of many pages": (raw_table(b"file,label\n0.png," + 200_000 * b"x" + b"\n"), "line 2 is no CSV (field"),
+    "a short line of old": (raw_table(b"file,label\r0.png,a\r1.png\r"), "line 3 has 1 columns, the first 2"),
     "an open quotation": (raw_table(b'file,label\n"0.png,a\n'), "is no CSV"),
     "no label": (raw_table(b"file,label\n0.png,a\n1.png,\n"), "line 3 has no label"),
     "no name": (raw_table(b"file,label\n,a\n"), "line 2 names no file"),
@@ -556,6 +559,7 @@ def test_colour_as_grey_in_all_images_is_grey(drive, tmp_path):
 
 
 WRITINGS = {
+    "an old Macintosh": {"ends": "\r"}, "Windows": {"ends": "\r\n"},
     "UTF-8": {}, "with its mark": {"encoding": "utf-8-sig"}, "UTF-16": {"encoding": "utf-16"},
     "semicolons": {"mark": ";"}, "tabs": {"mark": "\t", "columns": (" File ", "LABEL")},
     "the bundle's own": {"columns": ("file_name", "label")},
