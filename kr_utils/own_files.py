@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ DEEPEST = 20  # folders below one another
 MOST_TABLE = 2**28  # bytes of a table
 SPLIT_NAMES = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}
 COLUMNS = {"file": "file", "file_name": "file", "label": "label", "patient": "patient", "split": "split"}
+NUMBER = re.compile(r"-?\d{1,15}(\.\d+)?")  # as a label
 WANTED = "file, label and, if known, patient and split"
 
 
@@ -70,6 +72,11 @@ def find(folder: Path, table: Path | None = None) -> Found:
     else:
         items, layout = _by_table(folder, items, table, told)
     return Found(items, _classes(items, folder if table is None else table), layout, told)
+
+
+def composed(text: str) -> str:
+    """With each accent in one sign with its letter: some systems store two, and both look alike."""
+    return unicodedata.normalize("NFC", text)
 
 
 def some(count: int, what: str) -> str:
@@ -180,7 +187,14 @@ def _by_folders(folder: Path, items: list[Item]) -> tuple[list[Item], str]:
             f"with --labels"
         )
     parts = [item.name.split("/") for item in items]
-    labelled = [replace(item, label=part[deep - 2].strip()) for item, part in zip(items, parts)]
+    labelled = [replace(item, label=composed(part[deep - 2].strip())) for item, part in zip(items, parts)]
+    named: dict[tuple[str, ...], str] = {}
+    for item, part in zip(labelled, parts):
+        if (other := named.setdefault((*part[: deep - 2], item.label), part[deep - 2])) != part[deep - 2]:
+            raise InputError(
+                f"{folder}: class folders {shown(other)} and {shown(part[deep - 2])} have one name but for blanks or "
+                f"for how an accent is stored; put their images into one"
+            )
     if deep == 2:
         return labelled, layout
     return [replace(item, split=splits[part[0]]) for item, part in zip(labelled, parts)], layout
@@ -268,8 +282,8 @@ def _rows(table: Path, told: list[str]) -> list[tuple[int, dict[str, str]]]:
                 continue
             if len(cells) != len(names):
                 raise InputError(f"{table}: line {reader.line_num} has {len(cells)} columns, the first {len(names)}")
-            row = {key: cell.strip() for key, cell in zip(known, cells) if key}
-            if not row["file"]:
+            row = {key: cell if key == "file" else composed(cell.strip()) for key, cell in zip(known, cells) if key}
+            if not row["file"].strip():
                 raise InputError(f"{table}: line {reader.line_num} names no file; fill it or delete the line")
             rows.append((reader.line_num, row))
     except csv.Error as error:
@@ -323,19 +337,24 @@ def _require_columns(table: Path, known: list[str], header: str) -> None:
 def _matched(folder: Path, items: list[Item], rows: list, table: Path) -> dict[str, tuple[int, dict]]:
     """Name of a file -> (line, row) that names it."""
     there = {item.name for item in items}
-    by_last, lower = {}, {}
-    for name in there:
-        by_last.setdefault(name.rsplit("/", 1)[-1], []).append(name)
-        lower.setdefault(name.lower(), name)
+    whole, last, lower = {}, {}, {}
+    for name in sorted(there):
+        whole.setdefault(composed(name), []).append(name)
+        last.setdefault(composed(name).rsplit("/", 1)[-1], []).append(name)
+        lower.setdefault(composed(name).lower(), name)
 
     named: dict[str, tuple[int, dict]] = {}
     for line, row in rows:
-        name = _relative(row["file"], folder, table, line)
-        if name not in there and "/" not in name and len(found := by_last.get(name, [])) > 1:
-            places = ", ".join(plain(each) for each in sorted(found)[:3])
-            raise InputError(f"{table}: line {line}: {shown(name)} may be {places}; write the folder too")
-        if name not in there:
-            name = by_last.get(name, [name])[0]
+        # As it is written, or without the blanks around it; by its whole name, or by the last part alone
+        written = [_relative(text, folder, table, line) for text in dict.fromkeys((row["file"], row["file"].strip()))]
+        exact = [[name] for name in written if name in there]
+        found = [whole.get(composed(name)) or last.get(composed(name), []) for name in written]
+        meant = next(filter(None, exact + found), written[-1:])
+        if len(meant) > 1:
+            places, alike = ", ".join(plain(each) for each in meant[:3]), len({*map(composed, meant)}) == 1
+            how = "they differ in how an accent is stored only, rename one" if alike else "write the folder too"
+            raise InputError(f"{table}: line {line}: {shown(written[-1])} may be {places}; {how}")
+        name = meant[0]
         if name not in there:
             raise InputError(f"{table}: line {line}: {_why_not_there(folder, name, lower)}")
         if name in named:
@@ -348,10 +367,12 @@ def _matched(folder: Path, items: list[Item], rows: list, table: Path) -> dict[s
 
 def _relative(text: str, folder: Path, table: Path, line: int) -> str:
     """A file's name below the folder, with "/" between its parts."""
-    name = text.replace("\\", "/")
-    if re.match(r"[A-Za-z]:|//", name) or (name.startswith("/") and not Path(name).is_relative_to(folder)):
+    name, where = text.replace("\\", "/"), composed(str(folder))
+    if name.startswith("/"):
+        name = composed(name)
+    if re.match(r"[A-Za-z]:|//", name) or (name.startswith("/") and not Path(name).is_relative_to(where)):
         raise InputError(f"{table}: line {line}: {shown(text)} is not below {folder}; name files as seen from there")
-    name = os.path.relpath(name, folder) if name.startswith("/") else name
+    name = os.path.relpath(name, where) if name.startswith("/") else name
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise InputError(f"{table}: line {line}: {shown(text)} leads out of the folder; name files below it")
@@ -360,7 +381,7 @@ def _relative(text: str, folder: Path, table: Path, line: int) -> str:
 
 def _why_not_there(folder: Path, name: str, lower: dict[str, str]) -> str:
     """What to do about a file that a table names and that is not among the images, in words."""
-    if other := lower.get(name.lower()):
+    if other := lower.get(composed(name).lower()):
         return f"no file {shown(name)}, but {shown(other)}; write small and capital letters as in the folder"
     if found := [each for each in lower.values() if os.path.splitext(each)[0] == name]:
         return f"no file {shown(name)}, but {shown(found[0])}; write the name with its ending"
@@ -400,5 +421,8 @@ def _classes(items: list[Item], where: Path) -> list[str]:
         if (other := same.setdefault(label.casefold(), label)) != label:
             raise InputError(f"{where}: classes {shown(other)} and {shown(label)} differ in capitals only; write one")
 
-    numbers = all(re.fullmatch(r"-?\d{1,15}(\.\d+)?", label) for label in counts)
+    numbers, value = all(NUMBER.fullmatch(label) for label in counts), {}
+    for label in filter(NUMBER.fullmatch, counts):
+        if (other := value.setdefault(float(label), label)) != label:
+            raise InputError(f"{where}: classes {shown(other)} and {shown(label)} are one number; write one")
     return sorted(counts, key=(lambda label: (float(label), label)) if numbers else None)

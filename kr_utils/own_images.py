@@ -177,7 +177,7 @@ def _from_folder(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list
 
     # Whose they are, and which split they are in
     labels = np.array([found.classes.index(item.label) for item, _ in kept])
-    patients = [item.patient or picture.patient for item, picture in kept]
+    patients = [item.patient or own_files.composed(picture.patient) for item, picture in kept]
     if not any(item.patient for item, _ in kept) and any(patients):
         tell("patients: as the DICOM files name them")
     groups = numbered(patients) if any(patients) else None
@@ -288,7 +288,9 @@ def _from_npz(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list[st
 
     # Names of the classes: given, or numbers
     highest = max((int(each.max()) for each in labels if each.size and each.dtype.kind in "iu"), default=1)
-    names = [*wanted.class_names] or [str(number) for number in range(min(highest, 999) + 1)]
+    names = [own_files.composed(name) for name in wanted.class_names] or [
+        str(number) for number in range(min(highest, 999) + 1)
+    ]
     if not wanted.class_names:
         tell(f"classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}; --class-names gives them names")
     elif len(names) != highest + 1:

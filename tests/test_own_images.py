@@ -151,6 +151,10 @@ FOLDERS = {
     "a class of texts": (lambda src: put(src, "bird/a.png", noise(1)).rename(src / "bird/a.txt"), "'bird' holds no"),
     "two images of a class": (lonely, "class 'dog' has 2 patients (copies of an image count as one); at least 3"),
     "capitals": (lambda src: put(src, "Cat/a.png", noise(5)), "classes 'Cat' and 'cat' differ in capitals only"),
+    "accents": (
+        moved(("cat", "L\u00e4sion"), ("dog", "La\u0308sion")), "have one name but for blanks or for how an accent"),
+    "blanks": (moved(("dog", "cat ")), "class folders 'cat ' and 'cat' have one name but for blanks"),
+    "one number": (moved(("cat", "1"), ("dog", "1.0")), "classes '1.0' and '1' are one number; write one"),
     "loose images": (moved(("cat/00.png", "00.png")), "1 image (00.png) in no class folder"),
     "too deep": (moved(("cat/00.png", "cat/more/00.png")), "1 image (cat/more/00.png) not directly in a class folder"),
     "splits beside classes": (moved(("cat", "train/cat")), "'train' names a split and 'dog' does not"),
@@ -199,6 +203,14 @@ TABLES = {
     "an unknown file": (rewritten("3.png", "33.png"), "line 5: no file '33.png' below"),
     "other capitals": (rewritten("3.png", "3.PNG"), "no file '3.PNG', but '3.png'; write small and capital"),
     "no ending": (rewritten("\n3.png", "\n3"), "no file '3', but '3.png'; write the name with its ending"),
+    "a name of two files": (
+        lambda src: [put(src, "\u00e4.png", noise(50)), put(src, "a\u0308/\u00e4.png", noise(51)),
+                     put(src, "\u00e4/\u00e4.png", noise(52)), rewritten("3.png", "\u00e4/a\u0308.png")(src)],
+        "they differ in how an accent is stored only, rename one"),
+    "a name in two folders": (
+        lambda src: [moved(("3.png", "x/3.png"))(src), put(src, "y/3.png", noise(50))],
+        "line 5: '3.png' may be x/3.png, y/3.png; write the folder too"),
+    "one number": (lambda src: [rewritten(",a", ",1")(src), rewritten(",b", ",01")(src)], "'1' and '01' are one"),
     "a file twice": (rewritten("3.png,b", "2.png,a"), "'2.png' is in lines 4 and 5; keep one"),
     "a file of two classes": (rewritten("3.png,b", "2.png,b"), "two classes of one image are multi-label"),
     "a bar": (rewritten("3.png,b", "3.png,a|b"), "has the label 'a|b', several findings in one"),
@@ -587,6 +599,39 @@ def test_a_table_in_latin_1_and_from_windows(drive, tmp_path):
     assert "passed over in t.csv: 1 column (age)" in lines
     assert "passed over: 1 image (deep/er/11.png), which t.csv does not name" in lines
     assert data.load("mine", str(tmp_path / "data")).class_names == ("bösartig", "gutartig")
+
+
+def test_accents_may_be_stored_in_one_sign_or_in_two(drive, tmp_path):
+    """As a Mac's disk has them, and as a table is typed: names of files, classes and patients."""
+    one, two = "L\u00e4sion", "La\u0308sion"
+    rows = []
+    for i in range(24):
+        put(tmp_path / "src", f"{two}/{(one, two)[i % 2]}{i}.png", noise(i))
+        name = (f"{one}/{one}{i}.png", f"{one}{i}.png", f"{two}/{two}{i}.png", f"{tmp_path / 'src' / one / one}{i}.png")
+        rows.append((name[i % 4], ("gut", one, "gut", two)[i % 4], f"{(one, two)[i // 2 % 2]}{i // 4}"))
+    made = table(tmp_path / "t.csv", rows, ("file", "label", "patient"))
+    code, lines, error = drive("--import", tmp_path / "src", "--name", "mine", "--labels", made)
+    assert code == 0, error
+    assert lines[0] == f"found: 24 images of 2 classes ({one} 12, gut 12), layout a table"
+    assert len(np.unique(np.concatenate([*data.load("mine", str(tmp_path / "data")).groups.values()]))) == 6
+
+    # Split folders of two systems
+    for split, name in (("train", one), ("val", two), ("test", one)):
+        for i in range(6):
+            put(tmp_path / "parts", f"{split}/{name}/{i}.png", noise(hash_of((split, i))))
+            put(tmp_path / "parts", f"{split}/gut/{i}.png", noise(hash_of((split, i, "gut"))))
+    code, lines, _ = drive("--import", tmp_path / "parts", "--name", "yours")
+    assert (code, lines[0]) == (0, f"found: 36 images of 2 classes ({one} 18, gut 18), layout train|val|test/<class>/*")
+
+
+def test_blanks_around_a_name_may_be_written_or_not(drive, tmp_path):
+    rows = []
+    for i in range(24):
+        put(tmp_path / "src", (f" x{i}.png", f"y{i}.png", f"z {i}.png")[i % 3], noise(i))
+        rows.append(((f" x{i}.png", f" y{i}.png ", f"z {i}.png")[i % 3], "ab"[i % 2]))
+    made = table(tmp_path / "t.csv", rows)
+    code, lines, error = drive("--import", tmp_path / "src", "--name", "mine", "--labels", made)
+    assert (code, lines[0]) == (0, "found: 24 images of 2 classes (a 12, b 12), layout a table"), error
 
 
 def test_grades_are_plain_classes_in_the_order_of_their_numbers(drive, tmp_path):
