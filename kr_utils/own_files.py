@@ -29,13 +29,17 @@ WANTED = "file, label and, if known, patient and split"
 
 @dataclass(frozen=True)
 class Item:
-    """One image file and what is known of it."""
+    """One image file and what is known of it.
+
+    alone : a table says that nobody knows the patient, whatever the file itself says
+    """
 
     name: str  # below the folder, with "/"
     kind: str  # the format that its name promises
     label: str = ""
     patient: str = ""
     split: str = ""
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -230,19 +234,16 @@ def _by_table(folder: Path, items: list[Item], table: Path, told: list[str]) -> 
             told.append(f"passed over: {few(rest, 'image')}, which {table.name} does not name")
         items = [replace(item, label=named[item.name][1]["label"]) for item in items if item.name in named]
 
-    found, unknown = [], []
+    found = []
     for item in items:
         line, row = named.get(item.name, (0, {}))
         if labelled and not item.label:
             raise InputError(f"{table}: line {line} has no label; give each image one class")
-        if "patient" in rows[0][1] and not row.get("patient"):
-            unknown.append(item.name)
         split = _split(row["split"], table, line) if row.get("split") else item.split
-        found.append(replace(item, patient=row.get("patient", ""), split=split))
+        patient = row.get("patient")
+        found.append(replace(item, patient=patient or "", split=split, alone=patient == ""))
 
-    # Half-told splits and patients
-    if unknown:
-        told.append(f"without a patient in {table.name}: {few(unknown, 'image')}; each counts as a patient of its own")
+    # Half-told splits
     if 0 < (without := sum(not item.split for item in found)) < len(found):
         raise InputError(f"{table}: {without:,} of {len(found):,} images have no split; name it for all or for none")
     if found and found[0].split and not any(item.split == "train" for item in found):

@@ -173,16 +173,21 @@ def _from_folder(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list
             f"{wanted.source}: {len(items) - len(kept):,} of {len(items):,} images cannot be used, "
             f"{own_files.few(odd[kind], 'image')} {pictures.RULES[kind]}{why}; look at the files"
         )
+    _require_some_of_each(wanted.source, items, [item for item, _ in kept])
     images, bits = _together([picture for _, picture in kept], [item.name for item, _ in kept], wanted.colour, tell)
 
     # Whose they are, and which split they are in
     labels = np.array([found.classes.index(item.label) for item, _ in kept])
-    patients = [item.patient or own_files.composed(picture.patient) for item, picture in kept]
-    if not any(item.patient for item, _ in kept) and any(patients):
-        tell("patients: as the DICOM files name them")
+    patients = _patients(kept, tell)
     groups = numbered(patients) if any(patients) else None
     given = [item.split for item, _ in kept]
-    places = _places(images, labels, groups, given, found.classes, tell)
+    try:
+        places = _places(images, labels, groups, given, found.classes, tell)
+    except _FewError as error:
+        by_file = {patient for (item, _), patient in zip(kept, patients) if patient and not item.patient}
+        raise InputError(
+            f"{wanted.source}: {error}{MARK.format(own_files.some(len(by_file), 'patient')) * bool(by_file)}"
+        ) from error
 
     arrays = {}
     for number, split in enumerate(SPLITS):
@@ -195,6 +200,42 @@ def _from_folder(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list
     source |= {"odd": {kind: len(names) for kind, names in odd.items()}, "splits": "as given" if given[0] else "cut"}
     source |= {"bits": bits} if "deep" in odd else {}  # predict.py of a bundle needs to know
     return arrays, found.classes, source | {"seed": SEED, "shares": SHARES}
+
+
+# Where patients are too few, and DICOM files have named them
+MARK = (
+    "; the DICOM files' PatientID names {}: if that is a mark of de-identification, name the patients in a table "
+    "(--labels, columns file and patient), where a blank means that nobody knows: a patient of its own"
+)
+
+
+class _FewError(InputError):
+    """A class has too few images or patients for its splits."""
+
+
+def _patients(kept: list[tuple[own_files.Item, pictures.Picture]], tell: Tell) -> list[str]:
+    """Whose each image is: as a table says, else as its own DICOM file does; "" where nobody knows."""
+    found = [item.patient or own_files.composed(p.patient) * (not item.alone) for item, p in kept]
+    by_file = [item.name for (item, _), patient in zip(kept, found) if patient and not item.patient]
+    unknown = [item.name for (item, _), patient in zip(kept, found) if not patient]
+    if by_file:
+        some = "" if len(by_file) == len(kept) else f" ({own_files.few(by_file, 'image')})"
+        tell(f"patients: as the DICOM files name them{some}, by their PatientID")
+    if unknown and (any(found) or any(item.alone for item, _ in kept)):
+        tell(f"without a patient: {own_files.few(unknown, 'image')}; each counts as a patient of its own")
+    return found
+
+
+def _require_some_of_each(where: Path, items: list[own_files.Item], kept: list[own_files.Item]) -> None:
+    """InputError where nothing is left of a class, or of what a split was given of it."""
+    there = Counter((item.split, item.label) for item in kept)
+    for (split, label), count in Counter((item.split, item.label) for item in items).items():
+        if not there[split, label]:
+            of = f"class {shown(label)}{f' in {split}' * bool(split)}"
+            raise InputError(
+                f"{where}: {own_files.some(count, 'image')} of {of}, and none can be used: they are left out for what "
+                f"is told above; mend them, or leave the class out"
+            )
 
 
 def _rule(kind: str, fit: str) -> str:
@@ -347,8 +388,9 @@ def _places(images, labels, groups, given: list[str], names: list[str], tell: Te
     owners = np.arange(len(images)) if groups is None else groups
     blocks = joined(owners, alike)
 
+    what = "different image" if groups is None else "patient"
     if not given[0]:
-        return cut(blocks, labels, names)
+        return cut(blocks, labels, names, what=what)
     places = np.array([SPLITS.index(split) for split in given])
     lacking = [number for number in range(len(SPLITS)) if not (places == number).any()]
 
@@ -362,7 +404,18 @@ def _places(images, labels, groups, given: list[str], names: list[str], tell: Te
             whose = f" of {own_files.some(who, 'patient')}" * (groups is not None)
             why = "their patient or pixels are in an earlier split too"
             tell(f"moved: {own_files.some(count, 'image')}{whose} out of {split}: {why}")
-    places = first[blocks]
+    before, places = places, first[blocks]
+    for number, split in enumerate(SPLITS):
+        counts = np.bincount(labels[places == number], minlength=len(names))
+        if number not in lacking and not counts.all():
+            k = int(counts.argmin())
+            gone = int(((before == number) & (labels == k)).sum())
+            why = f" (all {gone:,} are moved)" if gone else ""
+            instead = f", or give no {split}, which is then cut from train" if number else ""
+            raise _FewError(
+                f"class {shown(names[k])} has no image in {split}{why}; every class needs one in every split: add "
+                f"some{instead}, or leave the class out"
+            )
     if not lacking:
         return places
 
@@ -371,7 +424,7 @@ def _places(images, labels, groups, given: list[str], names: list[str], tell: Te
     tell(f"not given: {missing}; cut from train")
     inside = np.flatnonzero(places == 0)
     shares = {split: SHARES[split] * (number == 0 or number in lacking) for number, split in enumerate(SPLITS)}
-    places[inside] = cut(np.unique(blocks[inside], return_inverse=True)[1], labels[inside], names, shares)
+    places[inside] = cut(np.unique(blocks[inside], return_inverse=True)[1], labels[inside], names, shares, what)
     return places
 
 
@@ -385,7 +438,13 @@ def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.unique(connected_components(graph, directed=False)[1][first], return_inverse=True)[1]
 
 
-def cut(blocks: np.ndarray, labels: np.ndarray, names: list[str], shares: dict[str, float] = SHARES) -> np.ndarray:
+def cut(
+    blocks: np.ndarray,
+    labels: np.ndarray,
+    names: list[str],
+    shares: dict[str, float] = SHARES,
+    what: str = "patient",
+) -> np.ndarray:
     """Cut images into splits, patient by patient, so that every class has its share of each.
 
     Iterative stratification (Sechidis et al. 2011) with patients in place of images: the class that is rarest among
@@ -395,7 +454,7 @@ def cut(blocks: np.ndarray, labels: np.ndarray, names: list[str], shares: dict[s
     Parameters
     ----------
     blocks : int [N], the patient of each image, 0 .. B - 1
-    labels : int [N]; names : of the classes, for errors
+    labels : int [N]; names : of the classes, and what : a block is called, for errors
     shares : split -> share of the images; one of share 0 gets none
 
     Returns
@@ -416,8 +475,8 @@ def cut(blocks: np.ndarray, labels: np.ndarray, names: list[str], shares: dict[s
     owners = (count > 0).sum(0)
     if owners.min() < len(wanted):
         k, few = int(owners.argmin()), int(owners.min())
-        of = f"patient{'s' * (few != 1)} (copies of an image count as one)"
-        raise InputError(
+        of = f"{what}{'s' * (few != 1)}{' (copies of an image count as one)' * (what == 'patient')}"
+        raise _FewError(
             f"class {shown(names[k])} has {few} {of}; at least {len(wanted)} are needed, one for each split: add some, "
             f"or leave the class out"
         )

@@ -149,7 +149,7 @@ FOLDERS = {
     "one class": (lambda src: shutil.rmtree(src / "dog"), "one class only ('cat')"),
     "an empty class": (lambda src: (src / "bird").mkdir(), "class folder 'bird' holds no image"),
     "a class of texts": (lambda src: put(src, "bird/a.png", noise(1)).rename(src / "bird/a.txt"), "'bird' holds no"),
-    "two images of a class": (lonely, "class 'dog' has 2 patients (copies of an image count as one); at least 3"),
+    "two images of a class": (lonely, "class 'dog' has 2 different images; at least 3"),
     "capitals": (lambda src: put(src, "Cat/a.png", noise(5)), "classes 'Cat' and 'cat' differ in capitals only"),
     "accents": (
         moved(("cat", "L\u00e4sion"), ("dog", "La\u0308sion")), "have one name but for blanks or for how an accent"),
@@ -163,7 +163,7 @@ FOLDERS = {
     "a class in no test": (
         moved(("cat/00.png", "test/cat/00.png"), ("cat/01.png", "val/cat/01.png"), ("cat", "train/cat"),
               ("dog/00.png", "val/dog/00.png"), ("dog", "train/dog")),
-        "test has 1 image(s)",
+        "class 'dog' has no image in test; every class needs one in every split: add some, or give no test, which is",
     ),
     "a link out of the folder": (outside, "link.png: a link out of the folder"),
     "a folder by a link": (lambda src: (src / "bird").symlink_to(src / "cat"), "a link to a folder"),
@@ -173,7 +173,7 @@ FOLDERS = {
     "a class name of nothing": (moved(("cat", "\u200b")), "class_names has"),
     "a class name too long": (moved(("cat", "c" * 101)), "class_names has"),
     # the images
-    "all copies of one": (doubled, "class 'dog' has 1 patient (copies"),
+    "all copies of one": (doubled, "class 'dog' has 1 different image; at least"),
     "more than half broken": (broken_half, "11 of 20 images cannot be used, 11 images (cat/00.png, cat/01.png"),
     "a bomb": (lambda src: (src / "cat/b.png").write_bytes(png(60_000, 60_000, b"")), "b.png: declares more pixels"),
     "a large page": (lambda src: (src / "cat/b.png").write_bytes(png(8200, 8200, b"")), "8200 x 8200, more than 67"),
@@ -230,7 +230,7 @@ TABLES = {
     "half a split": (raw_table(b"file,label,split\n0.png,a,train\n1.png,b,\n"), "1 of 2 images have no split"),
     "no train": (raw_table(b"file,label,split\n0.png,a,val\n1.png,b,test\n"), "no image has the split train"),
     "labels as numbers of everything": (
-        lambda src: table(src / "labels.csv", [(f"{i}.png", i) for i in range(20)]), "has 1 patient"),
+        lambda src: table(src / "labels.csv", [(f"{i}.png", i) for i in range(20)]), "has 1 different im"),
     "a folder": (lambda src: ((src / "labels.csv").unlink(), (src / "labels.csv").mkdir()), "no such file; name a CSV"),
     "nowhere": (lambda src: (src / "labels.csv").unlink(), "labels.csv: no such file"),
 }  # fmt: skip
@@ -650,11 +650,76 @@ def test_dicom_files_bring_their_patients_whatever_their_names(drive, tmp_path):
         dicom(tmp_path / f"src/{'ab'[i % 2]}/{['IM%04d', '1.2.840.%d', '%d.dcm'][i % 3] % i}", noise(i), **more)
     code, lines, _ = drive("--import", tmp_path / "src", "--name", "mine")
     assert code == 0
-    assert "patients: as the DICOM files name them" in lines
+    assert "patients: as the DICOM files name them, by their PatientID" in lines
     loaded = data.load("mine", str(tmp_path / "data"))
     assert rows_of(np.load(tmp_path / "data/mine.npz")) == sorted((noise(i).tobytes(), i % 2) for i in range(24))
     assert sorted(np.bincount(np.concatenate([*loaded.groups.values()])).tolist()) == [4] * 6
     assert "Doe" not in (tmp_path / "data/mine.json").read_text()
+
+
+def dicom_classes(folder, patient, count=12):
+    for k, name in enumerate("ab"):
+        for i in range(count):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            more = {"WindowCenter": "128", "WindowWidth": "256", "PatientID": patient(k, i)}
+            dicom(folder / name / f"{i:02}.dcm", noise(100 * k + i), **more)
+    return folder
+
+
+def test_whose_patients_count_is_told(drive, tmp_path):
+    """A table's, else a DICOM file's own; a blank cell says that nobody knows."""
+    src = dicom_classes(tmp_path / "src", lambda k, i: f"own{k}{i // 4}")
+    rows = [(f"a/{i:02}.dcm", f"P{i // 6}" if i < 9 else " ") for i in range(12)]
+    made = table(tmp_path / "t.csv", rows, ("file", "patient"))
+    code, lines, error = drive("--import", src, "--name", "mine", "--labels", made)
+    assert code == 0, error
+    some = "12 images (b/00.dcm, b/01.dcm, b/02.dcm, ...)"
+    assert f"patients: as the DICOM files name them ({some}), by their PatientID" in lines
+    lone = "without a patient: 3 images (a/09.dcm, a/10.dcm, a/11.dcm); each counts as a patient of its own"
+    assert lone in lines
+    groups = np.concatenate([*data.load("mine", str(tmp_path / "data")).groups.values()])
+    assert sorted(np.bincount(groups)) == [1, 1, 1, 3, 4, 4, 4, 6]
+
+
+def test_one_mark_for_every_patient_is_named_and_a_table_gets_out_of_it(drive, tmp_path):
+    src = dicom_classes(tmp_path / "src", lambda k, i: "ANONYMOUS")
+    named = "class 'a' has 1 patient (copies of an image count as one); at least 3 are needed, one for each split"
+    refused(drive, tmp_path, named, "--import", src, "--name", "mine")
+    refused(drive, tmp_path, "the DICOM files' PatientID names 1 patient: if that is a mark of de-identification", "--import",
+            src, "--name", "mine")  # fmt: skip
+    made = table(tmp_path / "t.csv", [(f"{c}/{i:02}.dcm", "") for c in "ab" for i in range(12)], ("file", "patient"))
+    code, lines, _ = drive("--import", src, "--name", "mine", "--labels", made)
+    assert code == 0
+    assert any(line.startswith("without a patient: 24 images (a/00.dcm, ") for line in lines)
+    assert data.load("mine", str(tmp_path / "data")).groups == {}
+
+    # In splits that are given, where all would go to train
+    for split in ("train", "val", "test"):
+        dicom_classes(tmp_path / "parts" / split, lambda k, i: "ANONYMOUS")
+        for path in sorted((tmp_path / "parts" / split).rglob("*.dcm")):
+            dicom(path, noise(hash_of(path)), PatientID="ANONYMOUS")
+    words = "class 'a' has no image in val (all 12 are moved); every class needs one in every split: add some"
+    refused(drive, tmp_path, words, "--import", tmp_path / "parts", "--name", "yours")
+
+
+def test_a_class_of_which_nothing_is_left_is_told_as_such(drive, tmp_path):
+    src = classes(tmp_path / "src", 20)
+    for path in (src / "cat").iterdir():
+        path.write_bytes(b"no image")
+    for i in range(20, 30):
+        put(src, f"dog/{i}.png", noise(i + 5000))
+    refused(drive, tmp_path, "20 images of class 'cat', and none can be used", "--import", src, "--name", "mine")
+    parts = tmp_path / "parts"
+    for split in SPLITS:
+        classes(parts / split, 6)
+        for path in sorted((parts / split).rglob("*.png")):
+            put(path.parent, path.name, noise(hash_of(path)))
+    for path in (parts / "val/dog").iterdir():
+        path.write_bytes(b"no image")
+    refused(drive, tmp_path, "6 images of class 'dog' in val, and none can be used", "--import", parts, "--name", "x")
+    shutil.rmtree(parts / "val")
+    classes(parts / "test", 2, ("bird",))
+    refused(drive, tmp_path, "class 'bird' has no image in train; every class", "--import", parts, "--name", "x")
 
 
 def test_a_dry_run_tells_all_and_writes_nothing(drive, tmp_path):
