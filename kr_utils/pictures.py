@@ -367,6 +367,7 @@ def _dicom(file: BinaryIO, path: Path, odd: list[str]) -> tuple[Image.Image, str
                 packed = told.file_meta.TransferSyntaxUID.is_compressed
                 raise _LeftOutError("codec" if packed else "broken", one_line(error)) from error
             # Colours as they are, greys by their rules
+            _bring_up(told)
             coloured = values.ndim == 3 or "PALETTE" in told.PhotometricInterpretation
             shades = _colour(values, told) if coloured else _grey(values, told, odd)
             return Image.fromarray(shades), str(told.get("PatientID") or "").strip()
@@ -374,6 +375,24 @@ def _dicom(file: BinaryIO, path: Path, odd: list[str]) -> tuple[Image.Image, str
         raise
     except Exception as error:  # as many ways to be damaged as there are readers
         raise _LeftOutError("broken", one_line(error)) from error
+
+
+# Where an enhanced DICOM file, of several frames, has what others have at its top
+IN_FRAMES = {
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+}
+
+
+def _bring_up(told) -> None:
+    """Set window, slope and intercept of a file's first frame at its top: as the frame says, else as all frames do."""
+    for key in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in (told.get(key) or [])[:1]:
+            for sequence, names in IN_FRAMES.items():
+                for inner in (group.get(sequence) or [])[:1]:
+                    for name in names:
+                        if inner.get(name) is not None:
+                            setattr(told, name, inner[name].value)
 
 
 def _colour(values: np.ndarray, told) -> np.ndarray:

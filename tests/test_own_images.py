@@ -685,8 +685,8 @@ def test_one_mark_for_every_patient_is_named_and_a_table_gets_out_of_it(drive, t
     src = dicom_classes(tmp_path / "src", lambda k, i: "ANONYMOUS")
     named = "class 'a' has 1 patient (copies of an image count as one); at least 3 are needed, one for each split"
     refused(drive, tmp_path, named, "--import", src, "--name", "mine")
-    refused(drive, tmp_path, "the DICOM files' PatientID names 1 patient: if that is a mark of de-identification", "--import",
-            src, "--name", "mine")  # fmt: skip
+    cause = "the DICOM files' PatientID names 1 patient: if that is a mark of de-identification, name the patients in"
+    refused(drive, tmp_path, cause, "--import", src, "--name", "mine")
     made = table(tmp_path / "t.csv", [(f"{c}/{i:02}.dcm", "") for c in "ab" for i in range(12)], ("file", "patient"))
     code, lines, _ = drive("--import", src, "--name", "mine", "--labels", made)
     assert code == 0

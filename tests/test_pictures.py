@@ -399,6 +399,32 @@ def test_dicom_slope_intercept_and_window(tmp_path):
     assert np.array_equal(bent.pixels, shade(1 / (1 + np.exp(-4 * (units + 600) / 400))))
 
 
+def test_an_enhanced_file_has_its_rules_in_its_frames(tmp_path):
+    """Its window lies where each frame has its own, or where all have one; so do slope and intercept."""
+
+    def groups(centre, width, slope=None):
+        group, window, scale = (pydicom.dataset.Dataset() for _ in range(3))
+        window.WindowCenter, window.WindowWidth = centre, width
+        group.FrameVOILUTSequence = [window]
+        if slope:
+            scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = slope, "-1024", "HU"
+            group.PixelValueTransformationSequence = [scale]
+        return group
+
+    frames = np.stack([RAMP, RAMP.T]).astype(np.uint16)
+    shared = [groups("-800", "300", "0.5")]
+    found = read(dicom(tmp_path / "a.dcm", frames, SharedFunctionalGroupsSequence=shared), "DICOM")
+    assert found.odd == ("pages", "window")
+    assert np.array_equal(found.pixels, shade((RAMP / 2 - 1024 + 800.5) / 299 + 0.5))
+    each = [groups("-700", "200"), groups("0", "1")]
+    path = dicom(
+        tmp_path / "b.dcm", frames, SharedFunctionalGroupsSequence=shared, PerFrameFunctionalGroupsSequence=each
+    )
+    assert np.array_equal(read(path, "DICOM").pixels, shade((RAMP / 2 - 1024 + 700.5) / 199 + 0.5))
+    empty = dicom(tmp_path / "c.dcm", frames, SharedFunctionalGroupsSequence=[])
+    assert read(empty, "DICOM").odd == ("pages", "stretched")
+
+
 def test_a_window_is_what_pydicom_makes_of_it(tmp_path):
     """An independent implementation of PS3.3 C.11.2.1.2, in the range of the values."""
     from pydicom.pixels import apply_modality_lut, apply_windowing
