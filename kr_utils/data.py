@@ -144,7 +144,7 @@ def published_info(name: str) -> Info | None:
 
 def require_name(name: str, root: str | Path = "") -> Info:
     """The `Info` of a published dataset, or of a user's own in the data folder `root`; InputError for another name."""
-    choose = f"choose one of: {', '.join(INFO)}; or one of your own in the data folder (docs/own-images.md)"
+    choose = f"choose one of: {', '.join(INFO)}; or one of your own in the data folder"
     if not isinstance(name, str):
         raise InputError(f"dataset is {shown(name)}, which is no text; {choose}")
     if published.at_size(name)[0] in REFUSED:
@@ -159,7 +159,8 @@ def require_name(name: str, root: str | Path = "") -> Info:
         if _stands(images):
             keys = ", ".join(OWN_KEYS)
             raise InputError(f"{images}: no {name}.json beside it; describe the set there ({keys}; docs/running.md)")
-    raise InputError(f"unknown dataset {name[:60]!r}; {choose}")
+        choose += f" {str(images.parent)!r}; name another with --data-root or KR_DATA"
+    raise InputError(f"unknown dataset {name[:60]!r}; {choose} (docs/own-images.md)")
 
 
 def own_sets(root: str | Path = "") -> dict[str, Info | InputError]:

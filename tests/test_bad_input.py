@@ -535,7 +535,7 @@ OPTIONS = {
     "own name with a dash": (["--datasets", "my-images"], "unknown dataset 'my-images'"),
     "own name of 41 characters": (["--datasets", "x" * 41], "or one of your own in the data folder"),
     "own name of a stage's folder": (["--datasets", "10_compare"], "unknown dataset '10_compare'"),
-    "own name that is not there": (["--datasets", "mine"], "unknown dataset 'mine'"),
+    "own name that is not there": (["--datasets", "mine"], "'; name another with --data-root or KR_DATA"),
     "capitals": (["--datasets", "Digits"], "unknown dataset 'Digits'"),
     "one good, one bad": (["--datasets", "digits,nosuch"], "unknown dataset 'nosuch'"),
     "multi-label": (["--datasets", "chestmnist"], "is multi-label"),
