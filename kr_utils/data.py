@@ -222,10 +222,8 @@ def described(value: object, path: Path) -> Info:
     names = value["class_names"]
     if not isinstance(names, list) or not 2 <= len(names) <= 1000 or len({str(name) for name in names}) < len(names):
         raise InputError(f"{path}: class_names must be a list of 2 to 1000 names, each once")
-    wanted = "give a text of 1 to 100 characters on one line, none of them invisible"
     for key, text in [("title", value["title"]), ("licence", value["licence"]), *(("class_names", n) for n in names)]:
-        if not isinstance(text, str) or not len(text.strip()) <= 100 or not _printable(text):
-            raise InputError(f"{path}: {key} has {shown(text)}; {wanted}")
+        require_text(text, f"{path}: {key}")
     if not isinstance(value["mirror"], str) or value["mirror"] not in MIRROR:
         raise InputError(f"{path}: mirror is {shown(value['mirror'])}; use one of: {', '.join(MIRROR)}")
 
@@ -237,6 +235,13 @@ def described(value: object, path: Path) -> Info:
 
     more = {"class_names": tuple(names), "content": content, **MIRROR[value["mirror"]]}
     return Info(value["title"], "own", len(names), 0, value["licence"], **more)
+
+
+def require_text(text: object, where: str) -> None:
+    """InputError, naming `where`, for what cannot be a title, a licence or the name of a class."""
+    if not isinstance(text, str) or not len(text.strip()) <= 100 or not _printable(text):
+        wanted = "give a text of 1 to 100 characters on one line, none of them invisible"
+        raise InputError(f"{where} has {shown(text)}; {wanted}")
 
 
 def may_be_own(name: str) -> bool:

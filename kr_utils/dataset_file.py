@@ -72,7 +72,7 @@ def validate(
         if images.ndim == 3:
             images = images[..., None]
         if images.ndim != 4 or images.shape[-1] not in channels:
-            shape, few = "x".join(map(str, images.shape)), " or ".join(map(str, channels))
+            shape, few = _shape(images), " or ".join(map(str, channels))
             raise InputError(f"{where}: {split}_images is {shape}; expected N x H x W with {few} channel(s)")
 
         # Labels: one whole number per image
@@ -81,7 +81,7 @@ def validate(
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if labels.ndim != 1:
-            shape = "x".join(map(str, labels.shape))
+            shape = _shape(labels)
             raise InputError(f"{where}: {split}_labels is {shape}; expected one label per image (N or N x 1)")
         if len(images) != len(labels):
             raise InputError(f"{where}: {split} has {len(images)} images but {len(labels)} labels; they must match")
@@ -112,6 +112,10 @@ def validate(
     if grey.min() == grey.max():
         raise InputError(f"{where}: every pixel of train_images is {grey.min()}; there is nothing to learn")
     return out | _groups(arrays, out, where)
+
+
+def _shape(array: np.ndarray) -> str:
+    return "x".join(map(str, array.shape)) or "a single number"
 
 
 def _groups(arrays: dict[str, np.ndarray], out: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:

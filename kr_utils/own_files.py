@@ -59,11 +59,16 @@ class Found:
 def find(folder: Path, table: Path | None = None) -> Found:
     """The images of a folder, by name; InputError where their classes are not clear."""
     names, told = _listed(folder, table)
-    kinds = {name: kind for name in names if (kind := _kind(folder, name))}
-    if others := [name for name in names if name not in kinds]:
+    lists = [name for name in names if name.rsplit("/", 1)[-1].upper() == "DICOMDIR"]
+    if lists:
+        told.append(f"passed over: {few(lists, 'list')} of DICOM files, no image")
+    kinds = {name: kind for name in names if name not in lists and (kind := _kind(folder, name))}
+    others = [name for name in names if name not in kinds and name not in lists]
+    if others:
         told.append(f"passed over: {few(others, 'other file')}, no PNG, JPEG, TIFF, BMP or DICOM")
     if not kinds:
-        raise InputError(f"{folder}: no PNG, JPEG, TIFF, BMP or DICOM file in it; name the folder of the images")
+        what = f", but {_ends(others)}; convert them, or" if others else ";"
+        raise InputError(f"{folder}: no PNG, JPEG, TIFF, BMP or DICOM file in it{what} name the folder of the images")
     dicom = [name for name, kind in kinds.items() if kind == "DICOM"]
     if dicom:
         pictures.require_pydicom(dicom[0], len(dicom))
@@ -72,7 +77,6 @@ def find(folder: Path, table: Path | None = None) -> Found:
     items = [Item(name, kind) for name, kind in kinds.items()]
     if table is None:
         items, layout = _by_folders(folder, items)
-        _require_no_empty_class(folder, items)
     else:
         items, layout = _by_table(folder, items, table, told)
     return Found(items, _classes(items, folder if table is None else table), layout, told)
@@ -92,6 +96,12 @@ def few(names: list[str], what: str, most: int = 3) -> str:
     """A number of things and the first few of them, in words."""
     more = ", ..." if len(names) > most else ""
     return f"{some(len(names), what)} ({', '.join(plain(name) for name in names[:most])}{more})"
+
+
+def _ends(names: list[str]) -> str:
+    """What kinds of files there are, by the ends of their names, in words: "12 .webp, 1 .txt"."""
+    ends = Counter(os.path.splitext(name)[1].lower() or "without an ending" for name in names).most_common()
+    return ", ".join(f"{count:,} {plain(end)}" for end, count in ends[:3]) + ", ..." * (len(ends) > 3)
 
 
 # ------------------------------------------------------------------ the folder
@@ -170,8 +180,9 @@ def _by_folders(folder: Path, items: list[Item]) -> tuple[list[Item], str]:
     # Folders of splits, or of classes
     splits = {top: SPLIT_NAMES.get(top.lower()) for top in tops}
     if all(splits.values()):
-        if len(set(splits.values())) < len(splits):
-            raise InputError(f"{folder}: {' and '.join(tops)} mean the same split; keep one")
+        if twice := [top for top in tops if [*splits.values()].count(splits[top]) > 1]:
+            same = [plain(top) for top in twice if splits[top] == splits[twice[0]]]
+            raise InputError(f"{folder}: {' and '.join(same)} mean the same split; keep one")
         if "train" not in splits.values():
             raise InputError(f"{folder}: folders {', '.join(tops)}, but none named train; add it")
         deep, layout = 3, "train|val|test/<class>/*"
@@ -199,21 +210,26 @@ def _by_folders(folder: Path, items: list[Item]) -> tuple[list[Item], str]:
                 f"{folder}: class folders {shown(other)} and {shown(part[deep - 2])} have one name but for blanks or "
                 f"for how an accent is stored; put their images into one"
             )
+    _require_no_empty_class(folder, items, deep == 3)
     if deep == 2:
         return labelled, layout
     return [replace(item, split=splits[part[0]]) for item, part in zip(labelled, parts)], layout
 
 
-def _require_no_empty_class(folder: Path, items: list[Item]) -> None:
-    """InputError for a class folder without an image: a forgotten copy, perhaps."""
+def _require_no_empty_class(folder: Path, items: list[Item], parted: bool) -> None:
+    """InputError for a class folder without an image, or one of a split: a forgotten copy, perhaps."""
     full = {os.path.dirname(item.name) for item in items}
     tops = {name.split("/")[0] for name in full}
-    for above in {os.path.dirname(name) for name in full}:
+    for above in sorted({os.path.dirname(name) for name in full} | {""}):
         for entry in sorted(os.scandir(folder / above), key=lambda entry: entry.name):
             name = f"{above}/{entry.name}" if above else entry.name
             odd = entry.name.startswith(".") or entry.name == "__MACOSX" or not entry.is_dir(follow_symlinks=False)
+            odd |= parted and not above and entry.name.lower() not in SPLIT_NAMES
             if not odd and name not in full | tops:
-                raise InputError(f"{folder}: class folder {plain(name)!r} holds no image; fill it or delete it")
+                kind = "folder" if parted and not above else "class folder"
+                inside = [file for *_, files in os.walk(entry.path) for file in files if not file.startswith(".")]
+                what = f", but {_ends(inside)}; convert them to PNG" if inside else "; fill it"
+                raise InputError(f"{folder}: {kind} {plain(name)!r} holds no image{what} or delete it")
 
 
 # ------------------------------------------------------------------ the table

@@ -101,14 +101,15 @@ def bring_in(wanted: Wanted, root: str | Path, tell: Tell = print, progress: Tel
     target = folder / f"{wanted.name}.npz"
     about = {"title": wanted.title or wanted.name, "class_names": ["0", "1"], "mirror": wanted.mirror}
     about["licence"] = wanted.licence or "not stated"
-    data.described(about, target.with_suffix(".json"))
+    data.require_text(about["title"], "--title")
+    data.require_text(about["licence"], "--licence")
     _require_apart(wanted.source, folder, target)
 
     # Images, labels and patients in three splits
     read = _from_folder if wanted.source.is_dir() else _from_npz
     arrays, names, source = read(wanted, tell, progress)
     about["class_names"] = names
-    data.described(about, target.with_suffix(".json"))
+    data.described(about, target.with_suffix(".json"))  # what is not refused by its cause before
     arrays = validate(arrays, len(names), (1, 3), str(wanted.source))
     shared = shared_images(arrays)
     require_new_images(shared, {split: len(arrays[f"{split}_labels"]) for split in SPLITS}, str(wanted.source))
@@ -158,6 +159,11 @@ def _from_folder(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list
     tell(f"found: {len(items):,} images of {len(found.classes)} classes ({words}{more}), layout {found.layout}")
     for line in found.told:
         tell(line)
+    for label in found.classes:
+        first = next(item.name for item in items if item.label == label)
+        by_table = found.layout == "a table"
+        where = f"{wanted.table}: the label" if by_table else f"{wanted.source}: the class folder"
+        data.require_text(label, f"{where} of {shown(first)}")
     _require_room(wanted.source, len(items), size)
 
     # Each image by its rules
@@ -327,15 +333,10 @@ def _from_npz(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list[st
     if any(each.ndim == 2 and each.shape[1] > 1 for each in labels):
         raise InputError(f"{wanted.source}: several labels per image: multi-label sets cannot be used")
 
-    # Names of the classes: given, or numbers
-    highest = max((int(each.max()) for each in labels if each.size and each.dtype.kind in "iu"), default=1)
-    names = [own_files.composed(name) for name in wanted.class_names] or [
-        str(number) for number in range(min(highest, 999) + 1)
-    ]
-    if not wanted.class_names:
-        tell(f"classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}; --class-names gives them names")
-    elif len(names) != highest + 1:
-        raise InputError(f"--class-names has {len(names)}, but the labels of {wanted.source} are 0 to {highest}")
+    # Names of the classes, and nothing that was asked for is passed over
+    names = _class_names(wanted, labels, tell)
+    if wanted.fit != "pad" and not wanted.size:
+        raise InputError(f"--fit {wanted.fit} is for images that are made another size; add --size, or leave it out")
     arrays = validate(arrays, len(names), (1, 3), str(wanted.source))
 
     # Patients: who they are stays outside
@@ -363,6 +364,31 @@ def _from_npz(wanted: Wanted, tell: Tell, progress: Tell) -> tuple[dict, list[st
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     source = {"layout": "npz", "sha256": digest, "splits": "as given", "size": [height, width], "fit": wanted.fit}
     return arrays, names, source
+
+
+def _class_names(wanted: Wanted, labels: list[np.ndarray], tell: Tell) -> list[str]:
+    """Those that were given, or else the labels' numbers; InputError if they do not fit."""
+    highest = max((int(each.max()) for each in labels if each.size and each.dtype.kind in "iu"), default=1)
+    if highest < 1:
+        raise InputError(
+            f"{wanted.source}: one class only (no label is above {highest}); a classifier needs at least two"
+        )
+    if highest > 999:
+        raise InputError(f"{wanted.source}: a label is {highest}; labels must be 0..K-1, of at most 1000 classes")
+    if not wanted.class_names:
+        names = [str(number) for number in range(highest + 1)]
+        tell(f"classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}; --class-names gives them names")
+        return names
+
+    # Given ones
+    names = [own_files.composed(name) for name in wanted.class_names]
+    for name in names:
+        data.require_text(name, "--class-names")
+    if len(names) != highest + 1:
+        raise InputError(f"--class-names has {len(names)}, but the labels of {wanted.source} are 0 to {highest}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--class-names has {shown(twice[0])} twice; give each class a name of its own")
+    return names
 
 
 # ------------------------------------------------------------------ patients and splits
@@ -404,6 +430,8 @@ def _places(images, labels, groups, given: list[str], names: list[str], tell: Te
             whose = f" of {own_files.some(who, 'patient')}" * (groups is not None)
             why = "their patient or pixels are in an earlier split too"
             tell(f"moved: {own_files.some(count, 'image')}{whose} out of {split}: {why}")
+
+    # Every class must be left in every split that is given
     before, places = places, first[blocks]
     for number, split in enumerate(SPLITS):
         counts = np.bincount(labels[places == number], minlength=len(names))

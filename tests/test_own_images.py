@@ -145,10 +145,12 @@ def outside(src):
 FOLDERS = {
     # the folder
     "empty": (lambda src: [shutil.rmtree(src / name) for name in ("cat", "dog")], "no PNG, JPEG, TIFF, BMP or DICOM"),
-    "only texts": (lambda src: [p.rename(p.with_suffix(".txt")) for p in src.rglob("*.png")], "no PNG, JPEG"),
+    "only texts": (lambda src: [p.rename(p.with_suffix(".txt")) for p in src.rglob("*.png")],
+                   "no PNG, JPEG, TIFF, BMP or DICOM file in it, but 20 .txt; convert them, or name"),
     "one class": (lambda src: shutil.rmtree(src / "dog"), "one class only ('cat')"),
     "an empty class": (lambda src: (src / "bird").mkdir(), "class folder 'bird' holds no image"),
-    "a class of texts": (lambda src: put(src, "bird/a.png", noise(1)).rename(src / "bird/a.txt"), "'bird' holds no"),
+    "a class of texts": (lambda src: put(src, "bird/a.png", noise(1)).rename(src / "bird/a.txt"),
+                         "class folder 'bird' holds no image, but 1 .txt; convert them to PNG or delete it"),
     "two images of a class": (lonely, "class 'dog' has 2 different images; at least 3"),
     "capitals": (lambda src: put(src, "Cat/a.png", noise(5)), "classes 'Cat' and 'cat' differ in capitals only"),
     "accents": (
@@ -160,6 +162,17 @@ FOLDERS = {
     "splits beside classes": (moved(("cat", "train/cat")), "'train' names a split and 'dog' does not"),
     "no train": (moved(("cat", "val/cat"), ("dog", "val/dog")), "but none named train"),
     "a split twice": (moved(("cat", "val/cat"), ("dog", "valid/dog")), "val and valid mean the same split"),
+    "a split twice beside another": (
+        moved(("cat", "train/cat"), ("dog", "val/dog"), ("train/cat/00.png", "valid/dog/0.png")),
+        "src: val and valid mean the same split"),
+    "an empty split": (
+        lambda src: [moved(("cat", "train/cat"), ("dog", "train/dog"))(src), (src / "Val").mkdir()],
+        "folder 'Val' holds no image; fill it or delete it"),
+    "an empty class in an empty split": (
+        lambda src: [moved(("cat", "train/cat"), ("dog", "train/dog"))(src), (src / "val/cat").mkdir(parents=True)],
+        "folder 'val' holds no image; fill it or delete it"),
+    "an empty class beside a list of patients": (
+        lambda src: [(src / "bird").mkdir(), many_patients(src)], "class folder 'bird' holds no image"),
     "a class in no test": (
         moved(("cat/00.png", "test/cat/00.png"), ("cat/01.png", "val/cat/01.png"), ("cat", "train/cat"),
               ("dog/00.png", "val/dog/00.png"), ("dog", "train/dog")),
@@ -170,8 +183,8 @@ FOLDERS = {
     "a link to nowhere": (lambda src: (src / "cat/x.png").symlink_to("nothing"), "a link that leads nowhere"),
     "a link up": (lambda src: (src / "up").symlink_to(src.parent), "a link out of the folder"),
     "a pipe": (lambda src: os.mkfifo(src / "cat/x.png"), "neither file nor folder"),
-    "a class name of nothing": (moved(("cat", "\u200b")), "class_names has"),
-    "a class name too long": (moved(("cat", "c" * 101)), "class_names has"),
+    "a class name of nothing": (moved(("cat", "\u200b")), "src: the class folder of '\\u200b/00.png' has"),
+    "a class name too long": (moved(("cat", "c" * 101)), "give a text of 1 to 100 characters"),
     # the images
     "all copies of one": (doubled, "class 'dog' has 1 different image; at least"),
     "more than half broken": (broken_half, "11 of 20 images cannot be used, 11 images (cat/00.png, cat/01.png"),
@@ -271,7 +284,16 @@ FILES = {
     "fractions": (lambda a: a.update(val_labels=np.zeros(6)), "labels must be whole numbers"),
     "floats": (lambda a: a.update(val_images=a["val_images"] / 255), "store pixels as 0..255"),
     "a class that is nowhere": (lambda a: a.update(test_labels=a["test_labels"] + 3), "has no training image"),
-    "one class": (lambda a: [a.update({f"{s}_labels": 0 * a[f"{s}_labels"]}) for s in SPLITS], "class_names must be"),
+    "one class": (
+        lambda a: [a.update({f"{s}_labels": 0 * a[f"{s}_labels"]}) for s in SPLITS],
+        "x.npz: one class only (no label is above 0)",
+    ),
+    "thousands": (
+        lambda a: a.update(val_labels=a["val_labels"].astype(int) * 5000),
+        "x.npz: a label is 5000; labels must be 0..K-1",
+    ),
+    "one image alone": (lambda a: a.update(train_images=np.uint8(3)), "train_images is a single number; expected N x"),
+    "one label alone": (lambda a: a.update(val_labels=np.int64(1)), "val_labels is a single number; expected one"),
     "groups of one split": (lambda a: a.update(val_groups=np.arange(6)), "store all three or none"),
 }
 
@@ -294,8 +316,8 @@ OPTIONS = {
     "capitals": (["--name", "Mine"], "small letters, digits and _"),
     "a path": (["--name", "../mine"], "small letters, digits and _"),
     "an empty name": (["--name", ""], "--import needs the name"),
-    "an invisible title": (["--name", "mine", "--title", "\u200b"], "title has"),
-    "a licence of two lines": (["--name", "mine", "--licence", "a\nb"], "licence has"),
+    "an invisible title": (["--name", "mine", "--title", "\u200b"], "error: --title has"),
+    "a licence of two lines": (["--name", "mine", "--licence", "a\nb"], "error: --licence has"),
     "class names of folders": (["--name", "mine", "--class-names", "a", "b"], "--class-names is for an npz file"),
     "a dataset too": (["--name", "mine", "--datasets", "digits,mine"], "--datasets does not go with --import"),
     "a list too": (["--name", "mine", "--list"], "--list does not go with --import"),
@@ -308,6 +330,17 @@ OPTIONS = {
 def test_bad_options(case, drive, tmp_path):
     argv, words = OPTIONS[case]
     refused(drive, tmp_path, words, "--import", classes(tmp_path / "src"), *argv)
+
+
+def test_bad_options_of_an_npz(drive, tmp_path):
+    np.savez(tmp_path / "x.npz", **med_arrays())
+    for argv, words in [
+        (["--fit", "crop"], "--fit crop is for images that are made another size; add --size, or leave it out"),
+        (["--class-names", "no", "no"], "error: --class-names has 'no' twice"),
+        (["--class-names", "a\u0308", "\u00e4"], "twice; give each class a name of its own"),
+        (["--class-names", "no", "\u200b"], "error: --class-names has '"),
+    ]:
+        refused(drive, tmp_path, words, "--import", tmp_path / "x.npz", "--name", "mine", *argv)
 
 
 def test_bad_sources_and_options_that_need_one(drive, tmp_path):
@@ -664,6 +697,14 @@ def dicom_classes(folder, patient, count=12):
             more = {"WindowCenter": "128", "WindowWidth": "256", "PatientID": patient(k, i)}
             dicom(folder / name / f"{i:02}.dcm", noise(100 * k + i), **more)
     return folder
+
+
+def test_a_dicomdir_is_no_image(drive, tmp_path):
+    src = dicom_classes(tmp_path / "src", lambda k, i: f"P{k}{i}")
+    dicom(src / "DICOMDIR", noise(5))
+    code, lines, _ = drive("--import", src, "--name", "mine")
+    assert code == 0
+    assert "passed over: 1 list (DICOMDIR) of DICOM files, no image" in lines
 
 
 def test_whose_patients_count_is_told(drive, tmp_path):
