@@ -122,7 +122,8 @@ def test_only_the_import_of_a_folder_says_how_files_became_images(tmp_path, caps
     assert bundle.prepared("digits") == {}
     images = own_set(tmp_path, med_arrays((60, 30, 30)))
     assert bundle.prepared("mine", tmp_path) == {}
-    argv = ["--import", str(images), "--name", "other", "--fit", "crop", "--data-root", str(tmp_path)]
+    argv = ["--import", str(images), "--name", "other", "--fit", "crop", "--size", "28"]
+    argv += ["--data-root", str(tmp_path)]
     assert run_all.main(argv) == 0, capsys.readouterr().err
     assert bundle.prepared("other", tmp_path) == {}, "the arrays came as they are"
 
