@@ -31,6 +31,15 @@ def test_what_people_wrote_around_a_table_stays(tmp_path, monkeypatch):
     assert path.read_text() == "# Ours\n\n<!-- table -->\nsecond\n<!-- /table -->\nwhy a goal is missed\n"
 
 
+@pytest.mark.parametrize(("system", "told"), [("linux", 1.5 * 2**20), ("darwin", 1.5 * 2**30)])
+def test_gigabytes_of_a_process_are_the_same_on_each_system(monkeypatch, system, told):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import run
+
+    monkeypatch.setattr(sys, "platform", system)
+    assert run.gigabytes(int(told)) == 1.5
+
+
 @pytest.mark.slow
 def test_a_case_prints_ratio_goal_hardware_and_writes_the_table(tmp_path):
     out = bench("--quick", "--only", "size,stage", "--out", str(tmp_path / "results.md"))
