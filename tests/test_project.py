@@ -517,6 +517,13 @@ def test_environment_and_requirements_are_in_step():
             assert "# " in line, f"says why it is there: {line}"
 
 
+def test_each_package_is_pinned_once():
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    for lines in ((ROOT / "requirements.txt").read_text().splitlines(), listed):
+        names = [line.split("==")[0].lower() for line in lines if "==" in line]
+        assert sorted(names) == sorted(set(names))
+
+
 def test_pins_are_exact_and_without_addresses():
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[\w.-]+==[\w.]+", line), line
