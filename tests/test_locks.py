@@ -1,5 +1,7 @@
 """Locks between real processes: one holder, named to the other; a dead one is recognised."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -82,6 +84,50 @@ def test_a_lock_left_by_another_computer_is_refused_with_what_to_delete(tmp_path
     assert f"delete {note}" in str(error.value)
     note.unlink()
     locks.hold(path, "it", this_host_only=True).release()
+
+
+def on_nfs(number, operation, flock=fcntl.flock):
+    """There a file that is open for reading can only be locked together with others."""
+    descriptor = number if isinstance(number, int) else number.fileno()
+    if operation & fcntl.LOCK_EX and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return flock(number, operation)
+
+
+def test_on_nfs_a_holder_is_seen_and_a_free_lock_is_free(tmp_path, other, monkeypatch):
+    path = tmp_path / ".driver.lock"
+    process = other(path)
+    monkeypatch.setattr(fcntl, "flock", on_nfs)
+    assert locks.holder(path)["pid"] == process.pid
+    process.kill()
+    process.wait()
+    assert locks.holder(path) is None
+    locks.hold(path, "it").release()
+    assert locks.holder(path) is None
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.EIO, errno.ENOSYS])
+def test_where_nobody_can_know_whether_a_lock_is_free_it_counts_as_held(tmp_path, number, monkeypatch):
+    path = tmp_path / ".driver.lock"
+    path.touch()
+
+    def unknown(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    assert locks.holder(path) == {}
+    path.with_suffix(".json").write_text('{"pid": 7}')
+    assert locks.holder(path) == {"pid": 7}
+    path.unlink()
+    assert locks.holder(path) is None, "a lock that is not there is free"
+
+
+def test_who_looks_does_not_hide_the_lock_from_others_who_look(tmp_path):
+    path = tmp_path / ".driver.lock"
+    path.touch()
+    with open(path) as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert locks.holder(path) is None
 
 
 def test_the_note_of_a_dead_holder_is_forgotten_and_that_of_a_living_one_is_not(tmp_path, other):

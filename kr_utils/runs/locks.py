@@ -147,17 +147,26 @@ def driving(root: Path, profile: str, wanted: list[tuple[str, int]]) -> Iterator
 
 
 def holder(path: Path) -> dict | None:
-    """Who holds a lock now, or None. Never takes it for longer than a look, for which reading the file is enough."""
-    import filelock
+    """Who holds a lock now, or None. Never takes it for longer than a look, and then shared with others who look.
+
+    Reading the file is enough for that, on NFS too, where an exclusive lock needs a file that is open for writing.
+    Where the file system does not say whether it is free, somebody may hold it: the holder is {}, unless his note says.
+    """
+    import fcntl
 
     if str(path) in HELD:
         return read_note(path) or {}
     try:
-        with owned.reading(path) as file:
-            free = filelock.lock_descriptor(file.fileno(), blocking=False)
+        file = owned.reading(path)
     except OSError:  # no such file, or one that cannot be looked at
         return None
-    return None if free else read_note(path) or {}
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # held (EWOULDBLOCK), or not to be known
+            return read_note(path) or {}
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough, see `_let_go`
+    return None
 
 
 def forget(path: Path) -> None:
