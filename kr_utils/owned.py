@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
+import re
 import shutil
+import socket
 import stat
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +26,11 @@ from kr_utils import InputError
 
 # O_PATH, where there is one, needs no permission to list a folder, as a plain path needs none.
 LARGEST, NOTE = 2**28, 2**20  # bytes of a text that is read whole; of a note that a process leaves about itself
+PATIENCE = 3600  # seconds that a writer on another computer may need
 FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", os.O_RDONLY)
+
+_COUNT = itertools.count()  # files that this process began to write
+_OWN: set[str] = set()  # temporary names of those that it has not finished
 
 
 class NotDeletable(InputError, PermissionError):
@@ -108,13 +117,14 @@ def make_private(folder: Path) -> None:
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A new binary file, which takes the place of `path` when all of it is on the disk, or leaves no trace.
 
-    A reader sees the old or the new content, never half of it. The file may be read by whom the umask allows.
+    A reader sees the old or the new content, never half of it, whoever else writes the same file now: each writer has a
+    temporary name of its own, and the last one stays. What a killed one left is removed by the next. The file may be
+    read by whom the umask allows.
     """
-    temporary = f".{path.name}.tmp"  # one name: what a kill leaves is replaced by the next
     with inside(path.parent) as folder:
-        _delete(path.with_name(temporary), folder)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW  # new: neither a link nor somebody's other file
-        number = os.open(temporary, flags, 0o666, dir_fd=folder)
+        _sweep(path, folder)
+        temporary, number = _temporary(path.name, folder)
+        _OWN.add(temporary)
         try:
             with open(number, "w+b") as file:
                 yield file
@@ -126,6 +136,66 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             if isinstance(error, IsADirectoryError):
                 raise InputError(f"{path}: a folder, where a file belongs; move it away") from error
             raise
+        finally:
+            _OWN.discard(temporary)
+
+
+def _here() -> str:
+    """This computer, or this container on it, in eight letters: elsewhere a process's number is another process."""
+    numbered = 0
+    with contextlib.suppress(OSError):
+        numbered = os.stat("/proc/self/ns/pid").st_ino
+    return f"{zlib.crc32(f'{socket.gethostname()} {numbered}'.encode()):08x}"
+
+
+def _temporary(name: str, folder: int) -> tuple[str, int]:
+    """The name and the descriptor of a new file beside `name`, of this writer alone."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW  # new: neither a link nor somebody's other file
+    while True:
+        temporary = f".{name}.{_here()}-{os.getpid()}-{next(_COUNT)}.tmp"
+        with contextlib.suppress(FileExistsError):  # left by a dead process of this number
+            return temporary, os.open(temporary, flags, 0o666, dir_fd=folder)
+
+
+def _sweep(path: Path, folder: int) -> None:
+    """Delete what writers of `path` left that were killed.
+
+    One of this computer is dead if there is no such process; one of another computer counts as dead after an hour.
+    What cannot be deleted stands in nobody's way.
+    """
+    writer = re.compile(rf"\.{re.escape(path.name)}(?:\.([0-9a-f]{{8}})-([0-9]{{1,9}})-[0-9]+)?\.tmp")
+    try:
+        here = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)  # `folder` may be one that cannot be listed
+    except OSError:  # nor may this user
+        return
+    try:
+        found = [match for name in os.listdir(here) if (match := writer.fullmatch(name))]
+    finally:
+        os.close(here)
+    for match in found:
+        if not _at_work(match[0], match[1], int(match[2] or 0), folder):
+            with contextlib.suppress(NotDeletable):
+                _delete(path.with_name(match[0]), folder)
+
+
+def _at_work(name: str, place: str | None, process: int, folder: int) -> bool:
+    """Whether the writer of a temporary file may still be at it."""
+    if not process:  # of a name without one: no such writer is left
+        return False
+    try:
+        found = os.lstat(name, dir_fd=folder)
+        if not stat.S_ISREG(found.st_mode):
+            return False
+        if place != _here():
+            return time.time() - found.st_mtime < PATIENCE
+        if process == os.getpid():
+            return name in _OWN
+        os.kill(process, 0)
+    except (ProcessLookupError, FileNotFoundError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write(path: Path, content: str | bytes) -> None:

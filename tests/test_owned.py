@@ -222,6 +222,83 @@ def finals(here):
     return runs.stage_dir(here / "runs", "smoke", "digits", 0, "teacher")
 
 
+@pytest.mark.parametrize("kind", PLANTS)
+def test_what_lies_at_a_writer_s_own_temporary_name_is_left_alone(kind, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    (out / "folder").mkdir(parents=True)
+    (out / "file").write_text("of somebody else")
+    before = snapshot(out)
+    monkeypatch.setattr(owned, "_COUNT", iter(range(7, 100)))
+    monkeypatch.setattr(owned, "_sweep", lambda path, folder: None)
+    plant = tmp_path / f".table.csv.{owned._here()}-{os.getpid()}-7.tmp"
+    PLANTS[kind](plant, out)
+    owned.write(tmp_path / "table.csv", "ours")
+    assert (tmp_path / "table.csv").read_text() == "ours"
+    assert snapshot(out) == before
+
+
+# -------------------------------------------------------------- several writers
+
+
+def test_two_writers_of_one_file_do_not_take_each_other_s_half(tmp_path):
+    path = tmp_path / "results.csv"
+    with owned.writing(path) as first:
+        first.write(b"half of ")
+        with owned.writing(path) as second:
+            second.write(b"the second")
+        assert path.read_bytes() == b"the second"
+        first.write(b"the first")
+    assert path.read_bytes() == b"half of the first"
+    assert [each.name for each in tmp_path.iterdir()] == ["results.csv"]
+
+
+def in_a_child(work):
+    """Run it in a forked process, and return that process."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def test_processes_that_write_the_same_file_all_the_time_leave_one_whole_file(tmp_path):
+    path, contents = tmp_path / ".speed.json", [bytes([65 + k]) * 200_000 for k in range(4)]
+    children = [in_a_child(lambda c=c: [owned.write(path, c) for _ in range(25)]) for c in contents]
+    while any(children):
+        for place, child in enumerate(children):
+            if child and (done := os.waitpid(child, os.WNOHANG))[0]:
+                assert done[1] == 0, "a writer failed"
+                children[place] = 0
+        if path.exists():
+            assert path.read_bytes() in contents, "a reader sees one whole file"
+    assert [each.name for each in tmp_path.iterdir()] == [".speed.json"]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path):
+    path = tmp_path / "table.csv"
+
+    def killed():
+        with owned.writing(path) as file:
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.waitpid(in_a_child(killed), 0)
+    assert len(list(tmp_path.glob(".table.csv.*.tmp"))) == 1
+    own, elsewhere = f".table.csv.{owned._here()}-{os.getpid()}-0.tmp", ".table.csv.01234567-1-0.tmp"
+    old = [".table.csv.tmp", own, elsewhere.replace("-0", "-1")]
+    kept = [elsewhere, ".other.csv.tmp", f".table.csv.{owned._here()}-{os.getppid()}-3.tmp", ".table.csv.x.tmp"]
+    for name in (*old, *kept):
+        (tmp_path / name).write_text("half")
+    os.utime(tmp_path / old[-1], (0, 0))
+    owned.write(path, "whole")
+    assert {each.name for each in tmp_path.iterdir()} == {"table.csv", *kept}
+
+
 def test_a_result_that_was_moved_to_another_disk_is_read_and_replaced_each_time(tmp_path):
     root, disk = tmp_path / "runs", tmp_path / "disk"
     final = finish(root).path
