@@ -14,7 +14,7 @@ ELSEWHERE = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HO
 @contextlib.contextmanager
 def usable() -> Iterator[None]:
     """A private home folder while this lasts, here and in processes started here, if the user's cannot be written."""
-    if _writable():
+    if writable():
         yield
         return
     before = {name: os.environ.pop(name, None) for name in ("HOME", *ELSEWHERE)}
@@ -27,10 +27,10 @@ def usable() -> Iterator[None]:
             os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _writable() -> bool:
-    """Whether there is a home folder with some room; the trial leaves nothing."""
+def writable(folder: Path | None = None) -> bool:
+    """Whether there is a home folder (or this folder) with some room; the trial leaves nothing."""
     try:
-        with tempfile.TemporaryFile(dir=Path.home()) as file:
+        with tempfile.TemporaryFile(dir=folder or Path.home()) as file:
             file.write(bytes(4096))
     except (OSError, RuntimeError):  # RuntimeError: nobody knows of one
         return False
