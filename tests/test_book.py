@@ -223,3 +223,49 @@ def test_a_folder_for_a_class_needs_a_finished_run(tmp_path, capsys):
     assert classroom.main(["--runs-dir", str(tmp_path), "--out", str(tmp_path / "stick")]) == 2
     assert "no finished run of digits, profile quick, seed 0" in capsys.readouterr().err
     assert not (tmp_path / "stick").exists()
+
+
+@pytest.mark.parametrize("command", [book, classroom])
+@pytest.mark.parametrize("out", ["/dev/null", "/dev/null/below", "file", "file/below"])
+def test_something_else_where_the_folder_is_to_be_is_one_line_that_says_what_to_do(command, out, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "runs/quick/digits/seed0/06_membership").mkdir(parents=True)
+    (tmp_path / "runs/quick/digits/seed0/06_membership/manifest.json").write_text("{}")
+    place = tmp_path / out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "find", lambda root, profile: {("digits", 0): {"start": None}})
+        assert command.main(["--runs-dir", str(tmp_path / "runs"), "--out", str(place)]) == 2
+    what = place if place.exists() else place.parent
+    words = f"error: --out {place}: {what} is not a folder; name a new or empty folder\n"
+    assert capsys.readouterr().err == words
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("command", "option"), [(book, "--dataset"), (classroom, "--datasets")])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--profile", "foo"], "error: unknown profile 'foo'; choose one of: smoke, quick, laptop, paper\n"),
+        (["--seed", "-1"], "error: seed is '-1'; give a whole number from 0 to 2147483647\n"),
+    ],
+)
+def test_no_command_is_advised_that_would_be_refused(command, option, given, words, tmp_path, capsys):
+    assert command.main(["--runs-dir", str(tmp_path), "--out", str(tmp_path / "out"), option, "digits", *given]) == 2
+    assert capsys.readouterr().err == words
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_profile_before_a_dataset_is_checked_too(tmp_path, capsys):
+    given = ["--runs-dir", str(tmp_path), "--out", str(tmp_path / "out"), "--datasets", "foo:digits"]
+    assert classroom.main(given) == 2
+    assert capsys.readouterr().err.startswith("error: unknown profile 'foo'; choose one of")
+
+
+def test_a_folder_that_the_system_refuses_is_told_with_what_to_do(tmp_path, capsys):
+    def work():
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    assert book.command(work) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {tmp_path}: Permission denied; name a folder you may write to")
+    assert told.count("\n") == 1

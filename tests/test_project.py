@@ -124,7 +124,7 @@ FLOORS = {
     "driver/estimate": {"dataset_file", "owned", "profiles", "resolution", "stages", "driver/work"}
     | {"runs/*", "driver/plan", "driver/execute"},
     "driver/lab": {"owned", "paths", "stages", "runs/*", "driver/estimate", "driver/execute", "driver/home"},
-    "driver/book": {"audited", "owned", "parameters", "paths", "results", "results_file", "stages", "runs"}
+    "driver/book": {"audited", "owned", "parameters", "paths", "profiles", "results", "results_file", "stages", "runs"}
     | {"runs/copies"},
     "driver/classroom": {"data", "owned", "paths", "published", "stages", "driver/book"},
     "driver/status": {"stages", "owned", "paths", "runs", "runs/*", "driver/report"},

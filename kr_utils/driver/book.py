@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kr_utils import InputError, owned, parameters, paths, runs, stages
+from kr_utils import InputError, owned, parameters, paths, profiles, runs, stages
 from kr_utils.runs import copies
 
 MARKER = "book.json"  # in a folder that may be written over
@@ -87,6 +88,7 @@ def build(profile: str, dataset: str, seed: int, root: Path, figures: Path, out:
         raise InputError(
             f"no finished run of {dataset}, profile {profile}, seed {seed} in {root}: run `{command}` first"
         )
+    require_folder(out)
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise InputError(f"--out {out}: not empty and no book; name another folder")
 
@@ -329,11 +331,24 @@ def main(arguments: list[str]) -> int:
     given = parser().parse_args(arguments)
 
     def first_page() -> Path:
-        parameters.check({"dataset": given.dataset, "profile": given.profile, "seed": given.seed})
+        require_run(given.profile, given.dataset, given.seed)
         root, figures = paths.runs_root(given.runs_dir), paths.figures_root(given.figures_dir)
         return build(given.profile, given.dataset, given.seed, root, figures, paths.absolute(given.out, "--out"))
 
     return command(first_page)
+
+
+def require_run(profile: str, dataset: str, seed: int) -> None:
+    """InputError for what cannot be a run: an unknown profile, or a seed out of range."""
+    parameters.check({"dataset": dataset, "profile": profile, "seed": seed})
+    profiles.budget("start", profile)
+
+
+def require_folder(out: Path) -> None:
+    """InputError where a folder is to be made and something else lies there, or above it."""
+    there = next(place for place in (out, *out.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise InputError(f"--out {out}: {there} is not a folder; name a new or empty folder")
 
 
 def command(work: Callable[[], Path]) -> int:
@@ -341,7 +356,11 @@ def command(work: Callable[[], Path]) -> int:
     try:
         print(work())
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        words = str(error)
+        if not isinstance(error, InputError):
+            words = f"{error.filename or 'a file'}: {error.strerror or error}; name a folder you may write to, with "
+            words += "space left, with --out; what is read must be readable"
+        print(f"error: {words}", file=sys.stderr)
         return 2
     return 0
 

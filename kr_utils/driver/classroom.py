@@ -51,6 +51,9 @@ def fill(folder: Path, taken: list[tuple[str, str]], seed: int, root: Path, figu
         The folder is not empty, or a run or its data file is missing.
     """
     # Before anything is copied
+    for each, name in taken:
+        book.require_run(each, name, seed)
+    book.require_folder(folder)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"--out {folder}: not empty; name another folder, or remove it")
     made = {pair: root / pair[0] / pair[1] / f"seed{seed}" for pair in taken}
