@@ -326,6 +326,9 @@ def drive(args: argparse.Namespace) -> int:
     if unused := [key for key in IMPORT if getattr(args, key) is not None]:
         raise InputError(f"--{unused[0].replace('_', '-')} is for --import FOLDER; add it, or leave this out")
     refuse_mixed(args)
+    from kr_utils.driver import estimate
+
+    estimate.measures()  # refuses a bad KR_MEASURE before anything is said
     if args.list:
         show_list(args.data_root)
         sys.stdout.flush()

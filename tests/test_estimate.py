@@ -354,6 +354,24 @@ def test_nothing_is_measured_where_that_is_not_wanted(tmp_path, measured, monkey
     assert measured == []
 
 
+@pytest.mark.parametrize("argv", [["--dry-run"], ["--list"], ["--status"], ["--until", "start"]])
+@pytest.mark.parametrize("value", ["foo", "2", "no", "00"])
+def test_another_value_than_0_or_1_is_refused(tmp_path, measured, monkeypatch, capsys, value, argv):
+    monkeypatch.setenv("KR_MEASURE", value)
+    monkeypatch.setattr(execute, "execute", lambda *_, **__: pytest.fail("a stage was started"))
+    assert run_all.main([*argv, "--profile", "smoke", "--runs-dir", str(tmp_path / "runs"), "--threads", "1"]) == 2
+    words = f"error: KR_MEASURE is {value!r}; give 0 to measure nothing here, or 1, the usual, or unset it\n"
+    assert capsys.readouterr() == ("", words)
+    assert measured == []
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("value", "said"), [("", True), ("1", True), (" 1", True), ("0", False), (None, True)])
+def test_what_the_variable_may_be(monkeypatch, value, said):
+    monkeypatch.delenv("KR_MEASURE") if value is None else monkeypatch.setenv("KR_MEASURE", value)
+    assert estimate.measures() is said
+
+
 def test_a_known_time_is_not_replaced_by_an_estimate(tmp_path):
     options = {"overrides": {}, "root": tmp_path, "figures": tmp_path / "figures"}
     jobs = plan.plan("smoke", ["digits"], [0], {"digits": "c"}, **options)

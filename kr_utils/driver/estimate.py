@@ -89,6 +89,20 @@ def threads_of(options: argparse.Namespace) -> int:
     return options.threads or max(1, machine.cores() // options.jobs)
 
 
+def measures() -> bool:
+    """Whether this computer may be looked at: the variable KR_MEASURE, 0 or 1, which is the usual.
+
+    Raises
+    ------
+    InputError
+        It has another value.
+    """
+    given = os.environ.get("KR_MEASURE", "").strip()
+    if given not in ("", "0", "1"):
+        raise InputError(f"KR_MEASURE is {given[:40]!r}; give 0 to measure nothing here, or 1, the usual, or unset it")
+    return given != "0"
+
+
 def speeds(
     wanted: list[dict], root: Path, threads: int, measure: bool = True, tell: Callable[[str], None] = lambda line: None
 ) -> list[dict | None]:
@@ -97,13 +111,14 @@ def speeds(
     Parameters
     ----------
     threads : of a stage
-    measure : what is not known; with KR_MEASURE=0 nothing is; on a computer that is busy with something else the
+    measure : what is not known, unless `measures` says no; on a computer that is busy with something else the
         speed is told and not kept
     tell : is given a line before it takes time, and one if it cannot be measured
     """
+    measure = measures() and measure
     there, names = known(root), [key(each, threads) for each in wanted]
     missing = {name: each for name, each in zip(names, wanted) if name not in there}
-    if missing and measure and os.environ.get("KR_MEASURE") != "0":
+    if missing and measure:
         tell(f"measuring this computer's speed, once for these networks: about {10 + 5 * len(missing)} s")
         disturbed = crowded(threads)
         found, problem = _measure(list(missing.values()), threads)
@@ -128,7 +143,7 @@ def crowded(threads: int, jobs: int = 1, remedy: str = "give --threads ") -> str
 
     remedy : what to do with the number of threads that follows it
     """
-    if threads == 1 or os.environ.get("KR_MEASURE") == "0":
+    if not measures() or threads == 1:
         return ""
     used, cores = machine.busy()
     if used < MARGIN or threads * jobs + used < cores + MARGIN:
