@@ -290,7 +290,7 @@ def with_times(
 
 
 def needs(args: argparse.Namespace, datasets: list[str], overrides: dict[str, dict]) -> Iterator[str]:
-    """A line about each dataset: the Generator's form where it follows the size, memory and disk where they are known.
+    """A line about each dataset: the Generator's form where the size changes it, memory and disk where they are known.
 
     InputError, in its turn, for one that does not fit on this computer.
     """
@@ -302,7 +302,9 @@ def needs(args: argparse.Namespace, datasets: list[str], overrides: dict[str, di
         estimate.budgets(args.profile, overrides),
     )
     for name, each in sizes.items():
-        if max(each.height, each.width) > resolution.USUAL:
+        usual = (chosen.generator.levels, chosen.generator.fold)
+        taken = resolution.form(*usual, each.height, each.width)
+        if max(each.height, each.width) > resolution.USUAL or taken != usual:
             yield f"{name}: {estimate.form(chosen, each)}"
     if args.scheduler:  # its workers are other computers
         return
@@ -366,10 +368,15 @@ def drive(args: argparse.Namespace) -> int:
         status.status(root, args.profile, [] if usual else wanted)
         return 0
 
+    plan.require_in_use(overrides, asked)
+
     # Data files, then the plan
     data_root = str(data.data_root(args.data_root))
     to_fetch = {name: data.to_fetch(name, args.data_root) if args.dry_run else [] for name in datasets}
     checksums = {name: "" if to_fetch[name] else data.check(name, args.data_root, tell=print) for name in datasets}
+    if "fold" in overrides.get("generator", {}):
+        for name, sizes in at_hand(args, datasets).items():
+            estimate.require_fold(name, estimate.budgets(args.profile, overrides), sizes)
     make_plan = functools.partial(
         plan.plan, args.profile, datasets, seeds, checksums, overrides=overrides, root=root, figures=figures,
         data_root=data_root, until=args.until, force=args.force, asked=asked,

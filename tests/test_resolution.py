@@ -66,6 +66,39 @@ def test_the_weights_of_a_28_pixel_generator_are_those_of_before():
     assert sum(p.double().abs().sum().item() for p in model.parameters()) == pytest.approx(WEIGHTS, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("side", "fold", "taken", "good"),
+    [
+        (28, 3, 1, "1, 2, 4, 7, 14"), (28, 5, 1, "1, 2, 4, 7, 14"), (28, 8, 1, "1, 2, 4, 7, 14"),
+        (15, 2, 1, "1, 3, 5, 15"), (64, 3, 1, "1, 2, 4, 8, 16"), (66, 4, 2, "1, 2, 3, 6, 11"),
+    ],
+)  # fmt: skip
+def test_a_folding_that_was_asked_for_and_would_be_dropped_is_refused_before_the_plan(
+    side, fold, taken, good, tmp_path, monkeypatch, capsys
+):
+    own_set(tmp_path, med_arrays((30, 25, 25), size=side))
+    argv = ["--profile", "smoke", "--datasets", "mine", "--data-root", str(tmp_path), "--set", f"generator.fold={fold}"]
+    words = f"error: --set generator.fold={fold}: mine's {side} x {side} pixels cannot be folded so, and {taken} would "
+    words += f"be taken; give one of {good}\n"
+    for more in (["--dry-run"], []):
+        assert run_all.main([*argv, *more]) == 2
+        told = capsys.readouterr()
+        assert told.err == words
+        assert "fold 2" not in told.out
+    assert not (tmp_path / "runs").exists()
+    for each in good.split(", "):
+        assert run_all.main([*argv[:-1], f"generator.fold={each}", "--dry-run"]) == 0
+        budget = profiles.budget("generator", "smoke", {"fold": each})
+        assert resolution.form(budget.levels, budget.fold, side, side)[1] >= budget.fold
+    capsys.readouterr()
+
+
+def test_a_profile_s_folding_gives_way_and_the_dry_run_says_so(tmp_path, capsys):
+    own_set(tmp_path, med_arrays((30, 25, 25), size=15))
+    assert run_all.main(["--profile", "smoke", "--datasets", "mine", "--data-root", str(tmp_path), "--dry-run"]) == 0
+    assert "mine: 15 x 15 pixels: Generator of 1 level, folding 1 (1 and 2 at 28)" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------ what it needs
 
 SPEED = {

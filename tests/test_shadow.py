@@ -458,6 +458,11 @@ def test_a_number_of_pipelines_that_cannot_be_halved_is_refused(text, capsys):
         (["--set", "shadow.pipelines=5"], "shadow.pipelines is 5; it must be even"),
         (["--audit", "4", "--set", "audit.pipelines=2"], "--set audit.pipelines=2 and --audit 4 differ"),
         (["--until", "audit"], "--until audit: 08_audit runs only when it is asked for"),
+        (["--audit", "4", "--until", "membership"], "--until membership ends before 07_shadow and 08_audit, which"),
+        (["--audit", "--until", "start"], "which --audit asks for; leave one of the two out"),
+        (["--set", "shadow.canaries=0"], "--set shadow.canaries: 07_shadow does not run without --audit; add it"),
+        (["--set", "audit.draws=50"], "--set audit.draws: 08_audit does not run without --audit; add it, or leave"),
+        (["--set", "release.images=50"], "--set release.images: 09_release does not run without --release NAME;"),
     ],
 )
 def test_contradictions_are_refused_in_one_line(argv, words, capsys):
@@ -465,6 +470,13 @@ def test_contradictions_are_refused_in_one_line(argv, words, capsys):
     err = capsys.readouterr().err
     assert words in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_an_audit_may_end_with_its_pipelines(tmp_path, capsys):
+    argv = ["--profile", "smoke", "--dry-run", "--runs-dir", str(tmp_path / "runs"), "--audit", "4"]
+    for until, last in (("shadow", "07_shadow-03"), ("audit", "08_audit")):
+        assert run_all.main([*argv, "--until", until, "--set", "audit.draws=50"]) == 0
+        assert f"{last}: not run yet" in capsys.readouterr().out.splitlines()[-2]
 
 
 def test_a_dry_run_tells_how_many_pipelines_and_the_profile_s_number_is_the_default(tmp_path, capsys):

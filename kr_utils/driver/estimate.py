@@ -30,6 +30,7 @@ KEPT = 100  # speeds in it
 PATIENCE = 120  # seconds per measurement
 TIMED = ["from kr_utils import speed", "speed.main()"]  # the code whose speed is measured
 MARGIN = 0.5  # of a core: what a desktop does beside
+MOST_FOLD = 16  # as the budget's field allows
 GPU_FLOPS = 40e12  # of a data-centre GPU on such networks: an assumption
 
 
@@ -253,6 +254,24 @@ def form(chosen: profiles.Profile, sizes: work.Sizes) -> str:
     return (
         f"{sizes.height} x {sizes.width} pixels: Generator of {levels} level{'s' * (levels > 1)}, folding {fold}{usual}"
     )
+
+
+def require_fold(name: str, chosen: profiles.Profile, sizes: work.Sizes) -> None:
+    """InputError where a dataset's images cannot be folded as the budget says, and less would be done without a word.
+
+    For a folding that somebody asked for; that of a profile gives way where the images' sides are odd, say.
+    """
+    budget, sides = chosen.generator, (sizes.height, sizes.width)
+
+    def taken(fold: int) -> int:
+        return resolution.form(budget.levels, fold, *sides)[1]
+
+    if taken(budget.fold) < budget.fold:
+        good = [str(fold) for fold in range(1, max(sides) + 1) if fold <= taken(fold) and fold <= MOST_FOLD]
+        raise InputError(
+            f"--set generator.fold={budget.fold}: {name}'s {sides[0]} x {sides[1]} pixels cannot be folded so, and "
+            f"{taken(budget.fold)} would be taken; give one of {', '.join(good)}"
+        )
 
 
 def on_a_gpu(chosen: profiles.Profile, sizes: work.Sizes, speed: dict) -> str:

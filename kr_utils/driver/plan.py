@@ -49,7 +49,20 @@ def stages_until(until: str | None, asked: tuple[str, ...] = ()) -> list[str]:
         raise InputError(f"unknown stage {until[:60]!r} in --until; choose one of: {', '.join(stages.STAGES)}")
     if until not in names:
         raise InputError(f"--until {until}: {stages.notebook(until)} runs only when it is asked for, see --help")
-    return names[: names.index(until) + 1]
+    kept = names[: names.index(until) + 1]
+    if asked and not set(asked) & set(kept):
+        books = " and ".join(stages.notebook(name) for name in asked)
+        raise InputError(f"--until {until} ends before {books}, which --audit asks for; leave one of the two out")
+    return kept
+
+
+def require_in_use(overrides: dict[str, dict], asked: tuple[str, ...]) -> None:
+    """InputError for a setting of a stage that runs only when it is asked for, and is not."""
+    for stage in [name for name in stages.ON_REQUEST if name in overrides and name not in asked]:
+        setting = f"{stage}.{next(iter(overrides[stage]))}"
+        option = "--release NAME" if stage == "release" else "--audit"
+        words = f"{stages.notebook(stage)} does not run without {option}; add it, or leave this out"
+        raise InputError(f"--set {setting}: {words}")
 
 
 def audit_of(pipelines: int, overrides: dict[str, dict]) -> tuple[tuple[str, ...], dict[str, dict]]:
