@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from kr_utils import InputError, owned, paths, profiles, resolution, runs, stages
 from kr_utils.driver import home, plan, work
@@ -361,6 +362,7 @@ def drive(args: argparse.Namespace) -> int:
     if args.status:
         from kr_utils.driver import status
 
+        require_place(root, "--runs-dir", written=False)
         usual = all(getattr(args, key) == parser().get_default(key) for key in ("datasets", "seeds"))
         if args.times:
             print("\n".join(status.times(root, args.profile, [] if usual else wanted)))
@@ -370,7 +372,11 @@ def drive(args: argparse.Namespace) -> int:
 
     plan.require_in_use(overrides, asked)
 
-    # Data files, then the plan
+    # Folders, data files, then the plan
+    folders = [("--runs-dir", root), ("--figures-dir", figures)]
+    folders += [("--figures-dir", figures / args.profile)] if "compare" in wanted_stages else []
+    for option, folder in folders[:2]:  # the third one is looked into below
+        require_place(folder, option)
     data_root = str(data.data_root(args.data_root))
     to_fetch = {name: data.to_fetch(name, args.data_root) if args.dry_run else [] for name in datasets}
     checksums = {name: "" if to_fetch[name] else data.check(name, args.data_root, tell=print) for name in datasets}
@@ -401,8 +407,6 @@ def drive(args: argparse.Namespace) -> int:
     list(needs(args, datasets, overrides))
 
     # The run
-    folders = [("--runs-dir", root), ("--figures-dir", figures)]
-    folders += [("--figures-dir", figures / args.profile)] if "compare" in wanted_stages else []
     for option, folder in folders:
         paths.writable(folder, option)
     from kr_utils.driver import run
@@ -417,6 +421,21 @@ def drive(args: argparse.Namespace) -> int:
     if not failures and jobs[-1].stage == "compare":
         print(f"figures and tables: {figures / args.profile}")
     return 1 if failures else 0
+
+
+def require_place(folder: Path, option: str, written: bool = True) -> None:
+    """InputError where a folder is not one, or cannot be made, as far as that can be known without making it.
+
+    written : whether it is to be written into, too
+    """
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    which, reason = "" if there == folder else f"{there} is ", ""
+    if not there.is_dir():
+        reason = f"{which}not a folder"
+    elif written and not os.access(there, os.W_OK | os.X_OK):
+        reason = f"{which or 'it is '}not to be written by you"
+    if reason:
+        raise InputError(f"{option} {folder}: {reason}; name a folder you may write to, with space left")
 
 
 def refuse_mixed(args: argparse.Namespace) -> None:

@@ -596,8 +596,8 @@ OPTIONS = {
     "data root with a zero": (["--data-root", "a\0b"], "control character or no valid Unicode"),
     "data root not Unicode": (["--data-root", "a\udcffb"], "control character or no valid Unicode"),
     "runs folder below a file": (["--runs-dir", str(ROOT / "LICENSE/x")], "name a folder you may write to"),
-    "runs folder a file": (["--runs-dir", str(ROOT / "LICENSE")], "LICENSE: File exists; name a folder"),
-    "runs folder a device": (["--runs-dir", "/dev/null"], "/dev/null: File exists; name a folder"),
+    "runs folder a file": (["--runs-dir", str(ROOT / "LICENSE")], "LICENSE: not a folder; name a folder"),
+    "runs folder a device": (["--runs-dir", "/dev/null"], "/dev/null: not a folder; name a folder"),
     "runs folder nobody can make": (["--runs-dir", "/proc/runs"], "/proc/runs: No such file or directory; name a"),
     "runs folder with a line break": (["--runs-dir", "a\nb"], "--runs-dir is 'a\\nb', with a control character"),
     "figures folder a file": (["--figures-dir", str(ROOT / "LICENSE")], "--figures-dir"),
@@ -625,6 +625,25 @@ def test_a_place_for_figures_that_10_could_not_use_is_refused_at_once(make, word
     check_refused(["--dry-run", "--figures-dir", "figures"], words, capsys)
 
 
+@pytest.mark.parametrize("option", ["--runs-dir", "--figures-dir"])
+@pytest.mark.parametrize("below", ["", "/x"])
+@pytest.mark.parametrize("place", ["/dev/null", str(ROOT / "LICENSE")])
+def test_a_dry_run_refuses_the_folders_that_a_run_would_refuse(option, place, below, capsys, stays):
+    words = f"{option} {place}{below}: {f'{place} is ' if below else ''}not a folder; name a folder you may write to"
+    check_refused(["--dry-run", option, place + below], words, capsys)
+    if option == "--runs-dir":
+        check_refused(["--status", option, place + below], words, capsys)
+
+
+def test_a_dry_run_refuses_a_folder_that_may_not_be_written(tmp_path, capsys, monkeypatch, stays):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: path != tmp_path and access(path, mode, **more))
+    words = f"--runs-dir {tmp_path}/new/runs: {tmp_path} is not to be written by you; name a folder"
+    check_refused(["--dry-run", "--runs-dir", str(tmp_path / "new/runs")], words, capsys)
+    check_refused(["--dry-run", "--runs-dir", str(tmp_path)], f"{tmp_path}: it is not to be written by you;", capsys)
+    assert drive(["--status", "--runs-dir", str(tmp_path)], capsys)[0] == 0, "what one may only read is told"
+
+
 WORDS = ("--profile", "--datasets", "--seeds", "--data-root", "--runs-dir", "--figures-dir", "--until", "--set")
 
 
@@ -647,7 +666,7 @@ VARIABLES = {
     "KR_DATA nowhere": ({"KR_DATA": "/nonexistent"}, "KR_DATA points to '/nonexistent', which is not a folder"),
     "KR_DATA a file": ({"KR_DATA": str(ROOT / "LICENSE")}, "KR_DATA points to"),
     "KR_DATA with a line break": ({"KR_DATA": "/tmp\n"}, "KR_DATA is '/tmp\\n', with a control character"),
-    "KR_RUNS a file": ({"KR_RUNS": str(ROOT / "LICENSE")}, "LICENSE: File exists; name a folder you may write to"),
+    "KR_RUNS a file": ({"KR_RUNS": str(ROOT / "LICENSE")}, "LICENSE: not a folder; name a folder you may write to"),
     "KR_RUNS a loop": ({"KR_RUNS": "loop"}, "KR_RUNS is 'loop', which cannot be a folder ("),
     "KR_FIGURES a loop": ({"KR_FIGURES": "loop/x"}, "KR_FIGURES is 'loop/x', which cannot be a folder ("),
 }
