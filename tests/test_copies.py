@@ -4,12 +4,13 @@ import json
 import os
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kr_utils import InputError, profiles, runs, stages
-from kr_utils.driver import plan, status
+from kr_utils.driver import plan, report, status
 from kr_utils.runs import copies, locks
 
 NAMES = {"/home/ann": "<home>", "/home/ann/r": "<runs>", '/data "x"': "<data>", "/tmp": "<temporary>"}
@@ -152,6 +153,52 @@ def test_the_copy_that_a_killed_driver_left_is_kept_if_it_made_the_result(tmp_pa
     plan.tidy(job_of(tmp_path))
     assert (final / "notebook.ipynb").exists() == kept
     assert copies.at_work(final).exists() != kept
+
+
+def stored(tmp_path, seconds=20.0, **about):
+    """A finished stage that took so many seconds, and its copy, of a notebook that began five seconds earlier."""
+    opened = stage(tmp_path)
+    executed(opened.final, time.time() - 5)
+    opened.earlier = seconds
+    opened.started = time.time()
+    final = opened.finish({"accuracy": 0.5})
+    place = copies.at_work(final)
+    notebook = json.loads(place.read_text())
+    notebook["metadata"]["papermill"] |= {"duration": 27.5} | about
+    place.write_text(json.dumps(notebook))
+    copies.keep(runs.read(final), {})
+    assert copies.told(runs.read(final)) == ""
+    return runs.read(final)
+
+
+def test_a_dry_run_promises_what_the_driver_told_and_not_what_the_kernel_counted(tmp_path):
+    stored(tmp_path)
+    job = job_of(tmp_path)
+    assert (job.seconds, job.expected) == (27.5, 27.5)
+    lines = report.dry_run([replace(job, reuse=False, reason="--force")])
+    assert lines[0].endswith("--force  (28 s last time)")
+    assert lines[-1] == "total: 1 of 1 stages to run, about 28 s one after the other"
+    other = plan.plan("smoke", ["digits"], [1], {"digits": "c"}, overrides={}, root=tmp_path, figures=tmp_path)
+    assert [each.expected for each in other if each.stage == "teacher"] == [27.5], "nor another seed's"
+
+
+def test_what_starts_that_were_killed_took_counts_as_well(tmp_path):
+    assert copies.took(stored(tmp_path, seconds=100.0)) == pytest.approx(105, abs=2)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{"duration": None}, {"duration": float("inf")}, {"duration": 3}, {"duration": "x"}, {"start_time": "2020-01-01"},
+     {"start_time": 7}, {"start_time": "2020-01-01T00:00:00+00:00"}, {"start_time": "2999-01-01T00:00:00+00:00"}],
+)  # fmt: skip
+def test_a_copy_that_is_not_of_this_result_says_nothing_about_its_time(tmp_path, about):
+    assert copies.took(stored(tmp_path, **about)) == pytest.approx(20, abs=1)
+
+
+def test_a_stage_without_a_copy_took_what_its_manifest_says(tmp_path):
+    done = stored(tmp_path)
+    (done.path / copies.NAME).unlink()
+    assert copies.took(done) == done.manifest["seconds"]
 
 
 def test_a_copy_is_not_put_through_a_link(tmp_path):

@@ -25,7 +25,7 @@ class Job:
     parts: dict  # `identity.ingredients`: what its result must be made of
     reuse: bool
     reason: str
-    seconds: float | None  # it took last time
+    seconds: float | None  # it took last time, its kernel's start included
     expected: float | None = None  # seconds: last time's, else the dataset's mean; of such a processor as here
 
     @property
@@ -129,11 +129,11 @@ def plan(
     common = {"profile": profile, "runs_dir": str(root), "interactive": False}
 
     # What stages took before on such a processor, of any seed: the time that is expected.
-    seconds: dict[tuple[str, str], list[float]] = {}  # dataset, stage
+    before: dict[tuple[str, str], list[runs.Done]] = {}  # dataset, stage
     for (dataset, _), done in runs.find(root, profile).items():
         for stage, item in done.items():
             if _made_here(item):
-                seconds.setdefault((dataset, stages.kind(stage)), []).append(item.manifest["seconds"])
+                before.setdefault((dataset, stages.kind(stage)), []).append(item)
 
     for dataset in datasets:
         for seed in seeds:
@@ -142,8 +142,8 @@ def plan(
             for stage in [name for s in own for name in stages.expanded(s, several)]:
                 parameters = {**common, "dataset": dataset, "seed": seed, "data_root": data_root}
                 job = _job(stage, dataset, seed, checksums[dataset], mine, overrides, parameters, root, force)
-                if job.expected is None and (dataset, stages.kind(stage)) in seconds:
-                    job = replace(job, expected=fmean(seconds[dataset, stages.kind(stage)]))
+                if job.expected is None and (done := before.get((dataset, stages.kind(stage)))):
+                    job = replace(job, expected=fmean(map(copies.took, done)))
                 mine[stage] = job
                 jobs.append(job)
     if "compare" in wanted:
@@ -179,6 +179,7 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
         words = copies.told(done)
         reason = f"{UP_TO_DATE}, but {words}" if words else UP_TO_DATE
 
+    took = copies.took(done) if done else None
     return Job(
         stage,
         dataset,
@@ -189,8 +190,8 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
         parts,
         reuse,
         reason,
-        done.manifest["seconds"] if done else None,
-        done.manifest["seconds"] if done and _made_here(done) else None,
+        took,
+        took if done and _made_here(done) else None,
     )
 
 

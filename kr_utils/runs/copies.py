@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import html
 import json
+import math
 import re
 import sys
 import tempfile
@@ -120,6 +121,24 @@ def recover(done: Done, parameters: dict) -> None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
+
+
+def took(done: Done) -> float:
+    """Seconds that a stage took as the driver tells them, its kernel's start included.
+
+    Of one that was run in JupyterLab, or whose copy is not its own, as its manifest has them: from when the notebook had
+    loaded its libraries.
+    """
+    seconds = done.manifest["seconds"]
+    try:
+        about = json.loads(owned.read_text(done.path / NAME))["metadata"]["papermill"]
+        began, started = (datetime.datetime.fromisoformat(t) for t in (about["start_time"], done.manifest["started"]))
+        before, whole = (started - began).total_seconds(), float(about["duration"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return seconds
+    # The manifest's time is in whole seconds, cut off; the work of starts that were killed is in its seconds alone
+    own = math.isfinite(whole) and -1 <= before <= whole
+    return max(seconds + before, whole) if own else seconds
 
 
 def told(done: Done) -> str:
