@@ -363,13 +363,15 @@ def drive(args: argparse.Namespace) -> int:
         from kr_utils.driver import status
 
         require_place(root, "--runs-dir", written=False)
+        if args.data_root:
+            data.data_root(args.data_root)  # that of KR_DATA may be away: then nothing is compared with it
         usual = all(getattr(args, key) == parser().get_default(key) for key in ("datasets", "seeds"))
+        what, checksum = (root, args.profile, [] if usual else wanted), status.at_hand(args.data_root)
         if args.times:
-            print("\n".join(status.times(root, args.profile, [] if usual else wanted)))
-            return 0
-        status.status(root, args.profile, [] if usual else wanted)
+            print("\n".join(status.times(*what, checksum)))
+        else:
+            status.status(*what, figures=figures, checksum=checksum)
         return 0
-
     plan.require_in_use(overrides, asked)
 
     # Folders, data files, then the plan

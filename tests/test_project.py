@@ -127,7 +127,7 @@ FLOORS = {
     "driver/book": {"audited", "owned", "parameters", "paths", "profiles", "results", "results_file", "stages", "runs"}
     | {"runs/copies"},
     "driver/classroom": {"data", "owned", "paths", "published", "stages", "driver/book"},
-    "driver/status": {"stages", "owned", "paths", "runs", "runs/*", "driver/report"},
+    "driver/status": {"data", "stages", "owned", "paths", "runs", "runs/*", "driver/plan", "driver/report"},
     "driver/release": {"stages", "owned", "licences", "profiles", "releasable", "data", "runs", "runs/*", "driver/plan"}
     | {"driver/execute", "driver/report", "driver/schedule"},
     "driver/run": {"runs/*", "driver/plan", "driver/schedule", "driver/cluster", "driver/report", "driver/estimate"},

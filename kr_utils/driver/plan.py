@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from kr_utils import InputError, profiles, runs, stages
-from kr_utils.runs import cells, copies, files, folders, identity, machine
+from kr_utils.runs import cells, copies, files, finished, folders, identity, machine
 
-UP_TO_DATE = "up to date"
+UP_TO_DATE, DAMAGED = "up to date", "its files are incomplete, damaged or of another version"
 
 
 @dataclass(frozen=True, eq=False)  # a job is its own key
@@ -169,7 +170,7 @@ def _job(stage, dataset, seed, checksum, above, overrides, parameters, root, for
     # Does its result stand, and if not, why?
     done = runs.read(folder)
     if done is None:
-        reason = "its files are incomplete, damaged or of another version" if folder.exists() else "not run yet"
+        reason = DAMAGED if folder.exists() else "not run yet"
     elif force:
         reason = "--force"
     else:
@@ -219,13 +220,40 @@ def _what_is_stale(done: runs.Done, parts: dict, above: dict[str, Job], figures:
         return _are_new(new)
 
     # The comparison reads every run that may be shown, of this plan or not.
-    shown, _ = runs.find_current(root, done.manifest["parameters"]["profile"])
-    there = {f"{name}/seed{k}/{s}": item for (name, k), run in shown.items() for s, item in run.items()}
+    there = _shown_now(done, root)
     new += [name for name in there if name not in read] + runs.outdated(done, there)
     new += [name for name in read if name not in there and name not in above]
-    if new:
+    return _are_new(list(dict.fromkeys(new))) if new else _figures_stand(done, figures)
+
+
+def _shown_now(done: runs.Done, root: Path) -> dict[str, runs.Done]:
+    """What a comparison would read now: the stages of every run that may be shown, by the names it has for them."""
+    shown, _ = runs.find_current(root, done.manifest["parameters"]["profile"])
+    return {f"{name}/seed{k}/{s}": item for (name, k), run in shown.items() for s, item in run.items()}
+
+
+def why_compare_again(
+    done: runs.Done, root: Path, figures: Path | None, fallen: Collection[tuple[str, int]] = ()
+) -> str:
+    """Why a finished comparison would be made again now, whatever a plan holds; empty where it stands.
+
+    Parameters
+    ----------
+    figures : the figures folder; None: nobody looks there
+    fallen : datasets and seeds of which the caller knows that they do not stand
+    """
+    read, there = done.manifest["ingredients"]["upstream"], _shown_now(done, root)
+    known = tuple(f"{dataset}/seed{seed}/" for dataset, seed in fallen)
+    there = {name: item for name, item in there.items() if not name.startswith(known)}
+    lost = dict.fromkeys(name.rpartition("/")[0].replace("/seed", " seed ") for name in read if name not in there)
+    new = [name for name in there if name not in read] + runs.outdated(done, there)
+    if code := finished.other_code(done):
+        return f"it was made by other code ({code[0]})"
+    if lost:
+        return f"it shows {', '.join(lost)} as it no longer stands"
+    if new or figures is None:
         return _are_new(list(dict.fromkeys(new)))
-    return "" if _figures_stand(done, figures) else "its figures are not in the figures folder as it made them"
+    return _figures_stand(done, figures)
 
 
 def _are_new(names: list[str]) -> str:
@@ -255,10 +283,11 @@ def matches(done: runs.Done | None, job: Job) -> bool:
     return done is not None and not identity.what_changed(done.manifest["ingredients"], job.parts)
 
 
-def _figures_stand(done: runs.Done, figures: Path) -> bool:
-    """Whether every figure and table is in the figures folder with the content that the comparison gave it."""
+def _figures_stand(done: runs.Done, figures: Path) -> str:
+    """Which figures are not as the comparison gave them, in words; empty where every one, and every table, is."""
     made = done.manifest["outside"]
-    return all(files.is_content(figures / name, digest) for name, digest in made.items())
+    stand = all(files.is_content(figures / name, digest) for name, digest in made.items())
+    return "" if stand else "its figures are not in the figures folder as it made them"
 
 
 def tidy(job: Job) -> str:

@@ -126,8 +126,8 @@ def recover(done: Done, parameters: dict) -> None:
 def took(done: Done) -> float:
     """Seconds that a stage took as the driver tells them, its kernel's start included.
 
-    Of one that was run in JupyterLab, or whose copy is not its own, as its manifest has them: from when the notebook had
-    loaded its libraries.
+    Of one that was run in JupyterLab, or whose copy is not its own, as its manifest has them: from when the notebook
+    had loaded its libraries.
     """
     seconds = done.manifest["seconds"]
     try:

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -254,32 +255,70 @@ def other_code(done: Done) -> list[str]:
     return code_changes(parts["code"], code_hashes(parts["stage"]))
 
 
-def stale(wanted: dict[str, Done], there: dict[str, Done] | None = None) -> dict[str, str]:
+def stale(
+    wanted: dict[str, Done],
+    there: dict[str, Done] | None = None,
+    *,
+    checksum: str = "",
+    gone: Collection[str] = (),
+) -> dict[str, str]:
     """Which stages of one dataset and seed are not what would be made now, and why: a line each, in running order.
 
+    Parameters
+    ----------
     there : all stages of that run: those that a wanted one reads count too, such as an audit's pipelines
+    checksum : of the dataset's content as it is now; "" where that is not known
+    gone : stages that are missing or damaged; of others that are not in `wanted` nothing is said
     """
-    read_by = {name: done for name, done in (there or {}).items() if any(stages.reads(own, name) for own in wanted)}
-    found, why = read_by | wanted, {}
+    read_by = [name for name in there or {} if any(stages.reads(own, name) for own in wanted)]
+    found, why = wanted | {name: there[name] for name in read_by if name not in wanted}, {}
     for name in sorted(found, key=stages.order):
         read_ = found[name].manifest["ingredients"]["upstream"]
         older, code = outdated(found[name], found), other_code(found[name])
         above = [need for need in why if read_.get(need)]
+        lost = [need for need in read_ if need in gone and read_[need]]
         first = next(iter(found.values())).manifest["ingredients"]
-        other = found[name].manifest["ingredients"]["checksum"] != first["checksum"]
+        made_of = found[name].manifest["ingredients"]["checksum"]
+
+        # Only the first reason is told
         if older:
             why[name] = f"it was made from another {stages.folder(older[0])}"
         elif code:
             why[name] = f"it was made by other code ({code[0]})"
-        elif other:
+        elif checksum and made_of != checksum:
+            why[name] = "the data changed"
+        elif made_of != first["checksum"]:
             why[name] = f"it was made from other data than {stages.folder(first['stage'])}"
+        elif lost:
+            why[name] = f"it was made from {stages.folder(lost[0])}, which is missing or damaged"
         elif above:
             why[name] = f"it was made from {stages.folder(above[0])}, which is stale"
     return {name: words for name, words in why.items() if name in wanted}
 
 
+def _replaced(every: dict[tuple[str, int], dict[str, Done]]) -> dict[tuple[str, int], str]:
+    """Runs that were made of other data than the dataset's newest one, and why they are left out, in words.
+
+    What the data file holds now is not known here. But seeds that are of different data never count together.
+    """
+    newest: dict[str, tuple[datetime.datetime, int, str]] = {}
+    for (dataset, seed), found in every.items():
+        for done in found.values():
+            began = datetime.datetime.fromisoformat(done.manifest["started"]).astimezone(datetime.UTC)
+            own = (began, seed, done.manifest["ingredients"]["checksum"])
+            newest[dataset] = max(own, newest.get(dataset, own))
+    why = {}
+    for (dataset, seed), found in every.items():
+        first = next(iter(found.values()))
+        if first.manifest["ingredients"]["checksum"] != newest[dataset][2]:
+            book = stages.folder(first.stage)
+            why[dataset, seed] = f"{book}: it was made from other data than seed {newest[dataset][1]}, which is newer"
+    return why
+
+
 def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[str, Done]], dict[tuple[str, int], str]]:
-    """Runs that may be shown: every stage there, made from one another, by the code as it is. And why not the others.
+    """Runs that may be shown: every stage there, made from one another, by the code as it is, and of the same data as
+    the dataset's newest run. And why not the others.
 
     Of the stages that run only when they are asked for, an audit that is current belongs to a run; its shadows, which
     nothing else reads, and a bundle that was handed out do not.
@@ -289,10 +328,13 @@ def find_current(root: Path, profile: str) -> tuple[dict[tuple[str, int], dict[s
     as `find`; (dataset, seed) -> why it is left out, in words, "... is missing" for a run that is not finished
     """
     current, left_out = {}, {}
-    for (dataset, seed), found in find(root, profile, whole=True).items():
+    every = find(root, profile, whole=True)
+    replaced = _replaced(every)
+    for (dataset, seed), found in every.items():
         missing = [stages.notebook(name) for name in stages.USUAL if name not in (*found, "compare")]
         why = stale(found)
         words = [f"{stages.notebook(name)}: {why[name]}" for name in why if name in stages.USUAL]
+        words += [replaced[dataset, seed]] if (dataset, seed) in replaced else []
         if missing or words:
             left_out[dataset, seed] = f"{missing[0]} is missing" if missing else words[0]
         else:
