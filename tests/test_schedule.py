@@ -247,7 +247,7 @@ def test_times_say_where_the_minutes_of_each_seed_went(tmp_path):
 def test_times_of_what_is_stale_have_a_star(tmp_path, monkeypatch):
     for job in make_plan(tmp_path, seeds=[0], until="generator"):
         took(job, 60.0)
-    monkeypatch.setattr(runs, "stale", lambda *_: {"teacher": "the notebook's code changed"})
+    monkeypatch.setattr(runs, "stale", lambda *_, **__: {"teacher": "the notebook's code changed"})
     row, _, words = status.times(tmp_path, "smoke", [])[2:]
     assert row == "| digits | 0 | 1.0 | 1.0* | 1.0 | - | - | - | - | 3.0 |"
     assert words.startswith("\\* stale")
