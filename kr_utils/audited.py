@@ -17,7 +17,7 @@ from kr_utils.intervals import Run
 
 # Of the metrics of 08
 KEPT = ("matrix", "differences", "volume", "worst", "pipelines", "pool", "canaries", "lambda", "doubts", "words")
-KEPT += ("spent", "made_on", "commits")
+KEPT += ("spent", "made_on", "commits", "worst_by_luck")
 
 
 def to_keep(title: str, run: Run) -> dict:
@@ -140,8 +140,11 @@ def told(found: dict) -> list[str]:
     doubts = found["doubts"]["audit"]
     size = f"{found['pipelines']} pipelines, {found['pool']} records, {found['canaries']} of them canaries"
     head = f"{found['title']} (profile {found['profile']}, seed {found['seed']}): {size}; {belief.told(doubts)}."
+    by_luck = found.get("worst_by_luck", {})  # none in the file of an older 10
     worst = "; ".join(
-        f"{evidence.title(name)} {belief.marked(_auc(row), doubts)}" for name, row in found["worst"].items()
+        f"{evidence.title(name)} {belief.marked(_auc(row), doubts)}"
+        + (f" (with memberships that nobody had {_auc(by_luck[name])})" if name in by_luck else "")
+        for name, row in found["worst"].items()
     )
     lines = [f"AUC on the twentieth of the records that leak most: {worst}."] if worst else []
     return [head, found["words"], *against_real(found), *lines]

@@ -216,7 +216,8 @@ def lira_panel(
 ) -> None:
     """A record's scores in pipelines with and without it, and what online LiRA makes of the attacked pipeline's.
 
-    The shadows are all pipelines but the target and its twin, and each side has one variance for all records.
+    The shadows are all pipelines but the target and its twin, and each side has one variance for all records, as LiRA
+    has below 64 pipelines.
 
     Parameters
     ----------

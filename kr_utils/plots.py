@@ -404,11 +404,12 @@ def threshold(members: np.ndarray, non_members: np.ndarray, level: float, title:
 
     # Both histograms on the same edges, by decades: most images have scores of nearly zero, and there they differ
     pooled = np.append(np.concatenate([members, non_members]), level)
-    small = max(float(np.quantile(np.abs(pooled), 0.02)), float(np.abs(pooled).max()) / 1e8, 1e-300)
+    top = float(np.abs(pooled).max()) or 1.0
+    small = max(float(np.quantile(np.abs(pooled), 0.02)), top / 1e8)
     left.set_xscale("symlog", linthresh=small)
     bent = left.xaxis.get_transform()
     low, high = bent.transform(np.array([pooled.min(), pooled.max()]))
-    rim = 0.02 * (high - low) + 1e-9
+    rim = 0.02 * (high - low) + 0.01 * small  # of the transform, which is linear up to `small`
     edges = bent.inverted().transform(np.linspace(low - rim, high + rim, 40))
     for scores, name, key, line in ((members, "members", "real", "-"), (non_members, "others", "student", "--")):
         share = np.full(len(scores), 1 / len(scores))
@@ -617,9 +618,10 @@ def privacy_plane(points: list[dict], xlabel: str) -> Figure:
     axis.set(xlabel=xlabel, ylabel="accuracy on non-members (%)")
     axis.margins(0.12)
     axis.set_yscale("log")
-    axis.invert_yaxis()
+    least, most = (_error(f(point["accuracy"] for point in points)) for f in (max, min))
+    axis.set_ylim(min(1.3 * most, 120), least / 1.3)
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(lambda error, _: f"{100 - error:g}")
+    axis.yaxis.set_major_formatter(lambda error, _: f"{100 - error:g}" if error <= 100 else "")
     axis.yaxis.set_minor_locator(NullLocator())
     figure.draw_without_rendering()  # where the points come to lie
     _numbered(axis, np.array([[point["auc"], _error(point["accuracy"])] for point in points]))

@@ -110,6 +110,10 @@ def test_the_tables_name_size_worst_cases_and_a_command_that_the_driver_takes():
         in section
     )
     assert "* AUC on the twentieth of the records that leak most: GKD Student 0.851 [0.791, 0.901]." in section
+    luck = results.audit_section(
+        [an_audit(worst_by_luck={"student": {"auc": 0.51, "auc_low": 0.45, "auc_high": 0.57}})]
+    )
+    assert "0.851 [0.791, 0.901] (with memberships that nobody had 0.510 [0.450, 0.570])." in luck
     command = next(part for part in section.split("`") if part.startswith(".venv/bin/python run_all.py"))
     args = run_all.parser().parse_args(shlex.split(command)[2:])
     assert (args.datasets, args.seeds, args.profile, args.audit, args.threads) == ("digits", "0", "quick", 16, 1)
@@ -140,6 +144,7 @@ def audited_run():
     run = finished_run()
     run["distillation"].budget = {"epochs": 7}
     metrics = {key: value for key, value in an_audit(pipelines=4).items() if key in audited.KEPT}
+    metrics["worst_by_luck"] = {"student": {"auc": 0.51, "auc_low": 0.45, "auc_high": 0.57}}
     metrics["shadow"] = {"pipelines": 4, "ablation": 0}
     metrics["made_on"] = [{"cpu": "CPU", "gpu": gpu, "torch": "2"} for gpu in (None, "H100")]
     manifest = {"hardware": {"cpu": "CPU", "gpu": None, "threads": 1}, "versions": {"torch": "2"}, "seconds": 6000.0}

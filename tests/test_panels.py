@@ -171,6 +171,13 @@ def test_the_threshold_figure_says_the_rates_and_keeps_its_line_inside_the_axes(
         box, frame = right.title.get_window_extent(), figure.bbox
         assert frame.x0 <= box.x0
         assert box.x1 <= frame.x1
+    # Scores of a network that is certain of everything, or nearly
+    for scores in (np.zeros(50), -np.geomspace(1e-14, 1e-4, 50), np.full(50, -1e-15), np.full(1, -0.3)):
+        figure = plots.threshold(scores, scores, float(scores.max()), "score")
+        figure.draw_without_rendering()
+        low, high = figure.axes[0].get_xlim()
+        assert low <= scores.min() <= scores.max() <= high
+        assert high - low <= max(3 * np.ptp(scores), 4 * abs(scores).max(), 1.0), "no axis of empty decades"
     figure = plots.threshold(members, others, 2.5, "score")
     assert figure.axes[1].get_title(loc="left") == "TPR 0.500 at FPR 0.250"
 

@@ -165,4 +165,13 @@ def test_numbers_of_the_plane_cover_neither_one_another_nor_a_point():
     assert places[0, 1] > places[-2, 1], "more accurate stands higher"
     shown = {label.get_text() for label in axis.get_yticklabels() if label.get_text()}
     assert {"98", "95", "90", "80"} <= shown, "accuracies, not errors"
+    for accuracies in ((1.0, 0.0), (0.0, 0.0), (1.0, 1.0), (0.5, 0.5)):
+        points = [points[0] | {"accuracy": accuracy} for accuracy in accuracies]
+        axis = plots.privacy_plane(points, "AUC").axes[0]
+        axis.figure.draw_without_rendering()
+        bottom, top = axis.get_ylim()
+        assert bottom > top
+        ticks = zip(axis.get_yticks(), [label.get_text() for label in axis.get_yticklabels()])
+        shown = [float(text) for at, text in ticks if text and top <= at <= bottom]
+        assert all(0 <= value <= 100 for value in shown)
     assert not any(box.contains(*place) for box in boxes for place in places)

@@ -85,10 +85,13 @@ def unknown(name: str) -> str:
 
 
 def _why_stale(folder: Path, mine: dict[str, runs.Done], checksum: Callable[[str], str]) -> dict[str, str]:
-    """`runs.stale` of a dataset's and seed's folder, with its data and what is missing or damaged."""
+    """`runs.stale` of a dataset's and seed's folder, with its data and what is missing or damaged.
+
+    An audit's pipelines may be missing: they are large, and nothing but the audit reads them.
+    """
     read = [done.manifest["ingredients"]["upstream"] for done in mine.values()]
-    gone = set()
-    for need in {need for each in read for need, files in each.items() if files} - set(mine):
+    needed, gone = {need for each in read for need, files in each.items() if files} - set(mine), set()
+    for need in (need for need in needed if stages.kind(need) not in stages.MANY):
         with contextlib.suppress(runs.NotReadable):  # then nobody knows
             gone |= set() if runs.read(folder / stages.folder(need)) else {need}
     return runs.stale(mine, checksum=checksum(folder.parent.name) if mine else "", gone=gone)
