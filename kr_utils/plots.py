@@ -418,7 +418,7 @@ def threshold(members: np.ndarray, non_members: np.ndarray, level: float, title:
     left.axvspan(level, edges[-1], color="#E4E4E4", lw=0, zorder=0)
     left.set(xlabel=title, ylabel="share of the images", xlim=(edges[0], edges[-1]))
     left.xaxis.get_major_locator().set_params(numticks=5)
-    left.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}" if value else "0")
+    left.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}" if abs(value) >= 10 * small else "0" * (not value))
     left.set_title("grey: called a member", fontsize=10)
 
     # The ROC on log axes, down to a single false alarm
