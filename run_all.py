@@ -450,9 +450,6 @@ def refuse_mixed(args: argparse.Namespace) -> None:
     others = ("datasets", "until", "audit", "jobs", "scheduler", "status", "times", "force", "keep_going", "list")
     if args.release is not None and (found := [name for name in others if name in given]):
         raise InputError(f"--{found[0].replace('_', '-')} is not for --release, which runs 09 of one finished run")
-    runs_something = ("set", "until", "audit", "force", "keep_going", "dry_run")
-    if args.status and (found := [name for name in runs_something if name in given]):
-        raise InputError(f"--{found[0].replace('_', '-')} is not for --status, which shows what is there; leave it out")
 
 
 def hand_out(args: argparse.Namespace, seeds: list[int], overrides: dict[str, dict]) -> int:

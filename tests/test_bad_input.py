@@ -635,12 +635,6 @@ def test_a_dry_run_refuses_the_folders_that_a_run_would_refuse(option, place, be
         check_refused(["--status", option, place + below], words, capsys)
 
 
-@pytest.mark.parametrize("more", ["--set teacher.epochs=3", "--until teacher", "--audit", "--force", "--dry-run"])
-def test_status_refuses_what_would_mean_nothing_to_it(more, capsys, stays):
-    words = f"{more.split()[0]} is not for --status, which shows what is there; leave it out"
-    check_refused(["--status", *more.split()], words, capsys)
-
-
 def test_a_dry_run_refuses_a_folder_that_may_not_be_written(tmp_path, capsys, monkeypatch, stays):
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode, **more: path != tmp_path and access(path, mode, **more))
