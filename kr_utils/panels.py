@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from IPython.display import Javascript, display
 from matplotlib.figure import Figure
-from scipy.stats import norm
 
 from kr_utils import attacks, metrics, plots
 
@@ -224,16 +223,16 @@ def lira_panel(
     phi : scaled logits [N, n]; inside : bool [N, n], of `audit.halves`; canary : bool [n]
     shown : the records of the static twin; the first is where the live panel begins
     """
+    from kr_utils import shadow_attacks
 
     def draw(target: int, record: int) -> Drawn:
         shadows = ~np.isin(np.arange(len(phi)), (target, target ^ 1))
         sides = [inside[shadows] == side for side in (True, False)]
         inner, outer = (phi[shadows, record][side[:, record]] for side in sides)
         words, spreads = f"{'canary' if canary[record] else 'record'} {record}, target {target}: ", (1.0, 1.0)
-        if len(inner) > 1 and len(outer) > 1:
+        if len(phi) >= shadow_attacks.LEAST["lira"]:
             spreads = [_pooled_spread(phi[shadows], side) for side in sides]
-            density = [norm.logpdf(phi[target, record], np.mean(x), s) for x, s in zip((inner, outer), spreads)]
-            score = density[0] - density[1]
+            score = shadow_attacks.lira(phi, inside, target)[record]
             words += f"score {score:+.1f}, the target speaks as {'a member' if score > 0 else 'a non-member'} would"
         else:
             words += "too few shadows on both sides"
