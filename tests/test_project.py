@@ -86,7 +86,7 @@ FLOORS = {
     "audit": {"metrics"},
     "speed": {"attacks", "captured", "classifier", "data", "generator", "precision", "sampling"},
     "exercises": set(),
-    "panels": {"attacks", "generator", "metrics", "plots", "sampling"},
+    "panels": {"attacks", "generator", "metrics", "plots", "sampling", "shadow_attacks"},
     # runs/, the store
     "runs/files": {"owned"},
     "runs/progress": set(),
